@@ -1,0 +1,2 @@
+//! `lichen`.
+fn main() {}

@@ -1,0 +1,256 @@
+//! What control says to the datapath, and what the datapath answers.
+//!
+//! These are the words only; how they travel (a stream socket, u32 length + JSON, descriptors with the
+//! first byte) is the business of whoever owns the socket. Every command is idempotent: applying it
+//! twice is applying it once, so a control that is unsure may always say it again.
+//!
+//! A command that brings a descriptor says so in its documentation. Control keeps its own copy of
+//! listeners (a datapath that dies is given them again); taps it opens anew.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
+
+/// Version of these words. Both sides refuse a peer that speaks another.
+pub const PROTOCOL: u32 = 1;
+
+/// From control to the datapath.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// First on every connection, answered by [`Answer::Hello`].
+    Hello {
+        /// The speaker's [`PROTOCOL`].
+        protocol: u32,
+        /// The speaker's program version, for the message when the protocols differ.
+        version: String,
+    },
+    /// What is there? Answered by [`Answer::Inventory`]; control computes the difference itself.
+    Inventory,
+    /// Creates a network or replaces its definition.
+    SetNetwork(NetworkSpec),
+    /// Removes a network and every port on it.
+    RemoveNetwork {
+        /// The network; unknown ones are fine.
+        network: NetworkId,
+    },
+    /// Creates a port or replaces its definition. Brings one descriptor, the tap, when the port is new
+    /// or its tap was opened again; none when only the definition changed.
+    SetPort(PortSpec),
+    /// Removes a port; its flows are reset, its forwards removed.
+    RemovePort {
+        /// The port; unknown ones are fine.
+        port: PortId,
+    },
+    /// Publishes a port. Brings one descriptor: a listening, nonblocking TCP socket.
+    SetForward(ForwardSpec),
+    /// Closes the listener; connections that it brought live on.
+    RemoveForward {
+        /// The forward; unknown ones are fine.
+        forward: ForwardId,
+    },
+    /// Where names that are not ours are asked, in order of preference; at most eight are used.
+    SetResolvers {
+        /// The host's resolvers, port included.
+        resolvers: Vec<SocketAddr>,
+    },
+    /// Answered by [`Answer::Statistics`].
+    Statistics,
+    /// Reset every flow, close every port, and end the process.
+    Stop,
+}
+
+/// One virtual network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its number.
+    pub id: NetworkId,
+    /// Its name, which is also a label of its DNS zone.
+    pub name: String,
+    /// Its addresses.
+    pub subnet: Ipv4Prefix,
+    /// Ours: router, resolver and the workloads' only way to the host.
+    pub gateway: Ipv4Addr,
+    /// The gateway's Ethernet address.
+    pub gateway_mac: MacAddr,
+    /// Largest IP packet on this network, in bytes.
+    pub mtu: u16,
+    /// No way out: only members reach each other, and foreign names are refused.
+    pub internal: bool,
+}
+
+/// One attachment of a workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// Its number.
+    pub id: PortId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The workload's name, which is a name of its address.
+    pub name: String,
+    /// Further names of its address (single labels).
+    pub aliases: Vec<String>,
+    /// The only source MAC its frames may carry.
+    pub mac: MacAddr,
+    /// The only source address its frames may carry.
+    pub address: Ipv4Addr,
+    /// Whether this network is the workload's way to everywhere else. Only then does a published port
+    /// keep the client's address.
+    pub default_route: bool,
+    /// What of the host's loopback the workload may reach at the gateway address.
+    pub allow_host: Vec<HostOpening>,
+}
+
+/// One opening from a workload to the host's loopback (`--allow-host 5432` or `53/udp`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostOpening {
+    /// Same number on the gateway address and on 127.0.0.1.
+    pub port: u16,
+    /// Which transport.
+    pub protocol: Transport,
+}
+
+/// A transport protocol that has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardSpec {
+    /// Its number.
+    pub id: ForwardId,
+    /// The port (attachment) that its connections go to.
+    pub port: PortId,
+    /// The port number in the workload.
+    pub target_port: u16,
+    /// Where the listener that comes with this command is bound; for display.
+    pub bound: SocketAddr,
+    /// Which source address the workload sees.
+    pub source: SourceRule,
+}
+
+/// Which source address a workload sees on a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceRule {
+    /// The client's where the workload can answer it, else the gateway's.
+    Client,
+    /// Always the gateway's (`--snat`).
+    Gateway,
+}
+
+/// From the datapath to control, one for each command, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// To [`Command::Hello`].
+    Hello {
+        /// The speaker's [`PROTOCOL`].
+        protocol: u32,
+        /// The speaker's program version.
+        version: String,
+        /// Process id of the datapath.
+        pid: u32,
+    },
+    /// The command is in force.
+    Done,
+    /// To [`Command::Inventory`].
+    Inventory(Inventory),
+    /// To [`Command::Statistics`].
+    Statistics(Statistics),
+    /// The command was refused; nothing changed.
+    Refused {
+        /// What was wrong and what to do.
+        reason: String,
+    },
+}
+
+/// Everything the datapath holds on control's behalf.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inventory {
+    /// Networks.
+    pub networks: Vec<NetworkSpec>,
+    /// Ports with a live tap.
+    pub ports: Vec<PortSpec>,
+    /// Forwards with a live listener.
+    pub forwards: Vec<ForwardSpec>,
+    /// Resolvers.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+/// Counters and gauges of the whole datapath.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// By port.
+    pub ports: Vec<PortStatistics>,
+}
+
+/// Counters (since the port exists) and gauges (now) of one port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortStatistics {
+    /// Which port.
+    pub port: u32,
+    /// Counter: frames read from the guest.
+    pub frames_from_guest: u64,
+    /// Counter: bytes of those frames, Ethernet header included.
+    pub bytes_from_guest: u64,
+    /// Counter: frames written to the guest.
+    pub frames_to_guest: u64,
+    /// Counter: bytes of those frames.
+    pub bytes_to_guest: u64,
+    /// Counter: dropped frames by reason, zero ones left out.
+    pub drops: BTreeMap<String, u64>,
+    /// Gauge and cap, by budget: `tcp_flows`, `half_open`, `udp_flows`, `icmp_flows`, `fragments`,
+    /// `buffered_bytes`, `dns_queries`, `dns_connections`.
+    pub budgets: BTreeMap<String, Budget>,
+}
+
+/// A budget's use and its cap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// In use now.
+    pub used: u64,
+    /// Never exceeded.
+    pub cap: u64,
+}
+
+/// From the datapath to control, whenever it happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// A port can no longer be used and was removed, with its forwards.
+    PortLost {
+        /// Which.
+        port: PortId,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// A refusal that a person would want to see (rate-limited; `suppressed` says how many were not told).
+    Refusal {
+        /// Whose.
+        port: PortId,
+        /// What was asked, for example `tcp 127.0.0.1:22`.
+        asked: String,
+        /// Which rule refused it.
+        rule: String,
+        /// Refusals of this port that were not reported since the last one.
+        suppressed: u64,
+    },
+}

@@ -1,0 +1,1 @@
+//! Why frames are dropped.

@@ -1,0 +1,258 @@
+//! Names of things, as types, so that a port is never mistaken for a network.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// One attachment to one network. An attachment's identity is this number, never its address:
+    /// two forks of one machine may carry the same MAC and IP.
+    PortId
+);
+id!(
+    /// One virtual network, that is one switch domain.
+    NetworkId
+);
+id!(
+    /// One published port.
+    ForwardId
+);
+
+/// An Ethernet address (IEEE 802, 48 bits), written `02:4c:00:00:00:01`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// `ff:ff:ff:ff:ff:ff`.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Group addresses, broadcast included (IEEE 802 I/G bit).
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+
+    /// All octets zero, which no station may use.
+    pub fn is_zero(self) -> bool {
+        self.0 == [0; 6]
+    }
+
+    /// The locally administered address that belongs to an IPv4 address on a network: `02:4c`
+    /// followed by the address. Unique within a network because addresses are.
+    pub fn for_ipv4(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x02, 0x4c, a, b, c, d])
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not six two-digit hexadecimal octets joined by colons.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a MAC address; write six octets such as 02:4c:0a:58:00:02")]
+pub struct ParseMacError(String);
+
+impl FromStr for MacAddr {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseMacError(text.chars().take(40).collect());
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            let part = parts.next().ok_or_else(error)?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(error());
+            }
+            *octet = u8::from_str_radix(part, 16).map_err(|_| error())?;
+        }
+        if parts.next().is_some() { Err(error()) } else { Ok(Self(octets)) }
+    }
+}
+
+impl Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An IPv4 prefix such as `10.88.0.0/16`; host bits are always zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ipv4Prefix {
+    address: Ipv4Addr,
+    len: u8,
+}
+
+impl Ipv4Prefix {
+    /// The prefix of `len` bits (0..=32) that contains `address`; `None` for a longer one.
+    pub fn containing(address: Ipv4Addr, len: u8) -> Option<Self> {
+        (len <= 32).then(|| Self {
+            address: Ipv4Addr::from_bits(address.to_bits() & Self::mask_bits(len)),
+            len,
+        })
+    }
+
+    /// The lowest address.
+    pub fn address(self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Number of leading bits that are fixed, 0..=32.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(self) -> u8 {
+        self.len
+    }
+
+    /// `255.255.0.0` for a /16.
+    pub fn netmask(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(Self::mask_bits(self.len))
+    }
+
+    /// The highest address, which is the directed broadcast address of a subnet.
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits() | !Self::mask_bits(self.len))
+    }
+
+    /// Whether `address` lies in this prefix.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & Self::mask_bits(self.len) == self.address.to_bits()
+    }
+
+    /// Whether the two share an address.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
+    fn mask_bits(len: u8) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Ipv4Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.len)
+    }
+}
+
+/// Why a text is not an IPv4 prefix.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParsePrefixError {
+    /// Not `a.b.c.d/len`.
+    #[error("`{0}` is not an IPv4 subnet; write one such as 10.89.0.0/16")]
+    Shape(String),
+    /// Host bits are set.
+    #[error("`{given}` has host bits set; did you mean {meant}?")]
+    HostBits {
+        /// What was written.
+        given: String,
+        /// The prefix that contains it.
+        meant: Ipv4Prefix,
+    },
+}
+
+impl FromStr for Ipv4Prefix {
+    type Err = ParsePrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let shape = || ParsePrefixError::Shape(text.chars().take(60).collect());
+        let (address, len) = text.split_once('/').ok_or_else(shape)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| shape())?;
+        if len.is_empty() || len.len() > 2 || !len.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(shape());
+        }
+        let len: u8 = len.parse().map_err(|_| shape())?;
+        let prefix = Self::containing(address, len).ok_or_else(shape)?;
+        if prefix.address == address {
+            Ok(prefix)
+        } else {
+            Err(ParsePrefixError::HostBits { given: text.to_owned(), meant: prefix })
+        }
+    }
+}
+
+impl Serialize for Ipv4Prefix {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ipv4Prefix {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_knows_its_edges() {
+        let prefix: Ipv4Prefix = "10.88.0.0/16".parse().unwrap();
+        assert_eq!(prefix.netmask(), Ipv4Addr::new(255, 255, 0, 0));
+        assert_eq!(prefix.broadcast(), Ipv4Addr::new(10, 88, 255, 255));
+        assert!(prefix.contains(Ipv4Addr::new(10, 88, 255, 254)));
+        assert!(!prefix.contains(Ipv4Addr::new(10, 89, 0, 0)));
+        assert!("0.0.0.0/0".parse::<Ipv4Prefix>().unwrap().overlaps(prefix));
+    }
+
+    #[test]
+    fn a_prefix_with_host_bits_is_refused_with_the_one_that_was_meant() {
+        let error = "10.88.0.1/16".parse::<Ipv4Prefix>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`10.88.0.1/16` has host bits set; did you mean 10.88.0.0/16?"
+        );
+        for text in ["", "10.88.0.0", "10.88.0.0/33", "10.88.0.0/+1", "10.88.0.0/", "fd00::/8"] {
+            assert!(
+                matches!(text.parse::<Ipv4Prefix>(), Err(ParsePrefixError::Shape(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mac_address_reads_what_it_writes() {
+        let mac = MacAddr::for_ipv4(Ipv4Addr::new(10, 88, 0, 2));
+        assert_eq!(mac.to_string(), "02:4c:0a:58:00:02");
+        assert_eq!("02:4c:0a:58:00:02".parse(), Ok(mac));
+        for text in
+            ["", "02:4c:0a:58:00", "02:4c:0a:58:00:02:03", "2:4c:0a:58:00:02", "gg:4c:0a:58:00:02"]
+        {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+    }
+}
