@@ -1,2 +1,5 @@
-//! `lichen`.
+//! `lichen`: one program in a few roles.
+
+pub mod wiring;
+
 fn main() {}

@@ -1,0 +1,3 @@
+//! How the parts of the daemon are joined.
+
+pub mod link;
