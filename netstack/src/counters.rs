@@ -1,1 +1,193 @@
-//! Why frames are dropped.
+//! What is counted: frames, bytes, and for every frame that is dropped the reason.
+
+use std::collections::BTreeMap;
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame went no further. The text form is stable: it names metrics and appears in JSON.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in declaration order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable name, for example `mac_spoof`.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its headers need.
+    L2Runt = "l2_runt",
+    /// Larger than the network's MTU allows.
+    L2Oversize = "l2_oversize",
+    /// An 802.1Q or 802.1ad tag on an untagged port.
+    Vlan = "vlan",
+    /// An EtherType that is neither IPv4 nor ARP.
+    Ethertype = "ethertype",
+    /// An IPv6 frame: this network has no IPv6.
+    Ipv6Off = "ipv6_off",
+    /// The source MAC is not the port's.
+    MacSpoof = "mac_spoof",
+    /// An ARP message that claims an address which is not the port's, or is malformed.
+    ArpSpoof = "arp_spoof",
+    /// An ARP request for an address that nobody has.
+    ArpUnknown = "arp_unknown",
+    /// The source IP is not the port's.
+    IpSpoof = "ip_spoof",
+    /// A source address that never appears on a wire.
+    Martian = "martian",
+    /// Source and destination are the same.
+    Land = "land",
+    /// Broadcast or multicast that no one here answers.
+    Broadcast = "broadcast",
+    /// A destination MAC that no port of this network has.
+    UnknownUnicast = "unknown_unicast",
+    /// The port sent more broadcast than its bucket holds.
+    StormLimit = "storm_limit",
+    /// A malformed IP header.
+    IpHeader = "ip_header",
+    /// IP source routing and its kind.
+    IpOptions = "ip_options",
+    /// Time to live was spent.
+    TtlExpired = "ttl_expired",
+    /// A wrong checksum.
+    Checksum = "csum",
+    /// A malformed TCP header.
+    TcpHeader = "tcp_header",
+    /// A malformed UDP header.
+    UdpHeader = "udp_header",
+    /// A malformed or unwanted ICMP message.
+    Icmp = "icmp",
+    /// An IP protocol that is not carried outward.
+    Protocol = "proto",
+    /// A virtio-net header that contradicts its frame.
+    VnetHeader = "vnet_hdr",
+    /// Fragments that overlap, or that end beyond 65,535 bytes.
+    FragmentOverlap = "frag_overlap",
+    /// The oldest incomplete datagram made room for a newer one.
+    FragmentBudget = "frag_budget",
+    /// Fragments whose rest never came.
+    FragmentTimeout = "frag_timeout",
+    /// A destination on the host itself.
+    HostAddress = "host_address",
+    /// A link-local or metadata address.
+    Metadata = "metadata",
+    /// Another network of ours.
+    OtherNetwork = "other_network",
+    /// An internal network has no way out.
+    Internal = "internal",
+    /// A gateway port that nothing answers.
+    GatewayPort = "gateway_port",
+    /// The host has no route there.
+    NoRoute = "no_route",
+    /// All TCP flows of the port are in use.
+    TcpBudget = "tcp_budget",
+    /// Too many connections of the port are half open.
+    HalfOpenBudget = "half_open_budget",
+    /// The oldest idle UDP flow made room for a newer one.
+    UdpBudget = "udp_budget",
+    /// All ICMP flows of the port are in use.
+    IcmpBudget = "icmp_budget",
+    /// The port's flows hold as many bytes as they may.
+    FlowBudget = "flow_budget",
+    /// Too many name queries are under way for the port.
+    DnsBudget = "dns_budget",
+    /// A name query that cannot be read.
+    DnsMalformed = "dns_malformed",
+    /// The host refused to open a socket.
+    HostSocket = "host_socket",
+    /// The host did not take a datagram.
+    HostSend = "host_send",
+    /// A TCP segment that RFC 5961 forbids to act on.
+    TcpBlind = "tcp_blind",
+    /// A TCP segment of no flow.
+    TcpNoFlow = "tcp_no_flow",
+    /// The receiver took no more.
+    ToGuestFull = "to_guest_full",
+    /// The receiver is gone.
+    ToGuestGone = "to_guest_gone",
+    /// DHCP is not served on this network.
+    Dhcp = "dhcp",
+    /// A duplicate that the flow has already seen.
+    Duplicate = "duplicate",
+}
+
+/// Counters of one port; nothing here ever goes down.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Frames read from the guest.
+    pub frames_from_guest: u64,
+    /// Bytes of those frames, Ethernet header included.
+    pub bytes_from_guest: u64,
+    /// Frames handed to the guest.
+    pub frames_to_guest: u64,
+    /// Bytes of those frames.
+    pub bytes_to_guest: u64,
+    drops: [u64; DropReason::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            frames_from_guest: 0,
+            bytes_from_guest: 0,
+            frames_to_guest: 0,
+            bytes_to_guest: 0,
+            drops: [0; DropReason::ALL.len()],
+        }
+    }
+}
+
+impl Counters {
+    /// Counts one dropped frame.
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+    }
+
+    /// How many frames were dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// The reasons that occurred, by name.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        DropReason::ALL
+            .iter()
+            .filter(|reason| self.dropped(**reason) > 0)
+            .map(|reason| (reason.name().to_owned(), self.dropped(*reason)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_reason_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn only_reasons_that_occurred_are_listed() {
+        let mut counters = Counters::default();
+        counters.drop(DropReason::MacSpoof);
+        counters.drop(DropReason::MacSpoof);
+        assert_eq!(counters.drops(), BTreeMap::from([("mac_spoof".to_owned(), 2)]));
+    }
+}

@@ -10,6 +10,16 @@
 //!
 //! Deliberately absent: an async runtime, the control API, the words of DNS (see the crate `lichen-dns`).
 
+pub mod budget;
 pub mod command;
 pub mod counters;
+pub mod datapath;
+pub mod frame;
+pub mod gateway;
+pub mod host;
 pub mod ids;
+pub mod port;
+pub mod switch;
+pub mod time;
+pub mod wire;
+pub mod worker;

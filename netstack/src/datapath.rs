@@ -1,0 +1,245 @@
+//! The datapath as control sees it: commands in, answers and events out.
+//!
+//! This is the only place that knows which slot of which worker a port lives in. It owns no frame and no
+//! flow; it builds the directory that workers look into, and hands them descriptors.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::command::{Command, ForwardSpec, Inventory, NetworkSpec, PortSpec};
+use crate::host::sys::SysListener;
+use crate::ids::{ForwardId, NetworkId, PortId};
+use crate::port::tap::Tap;
+use crate::switch::directory::{Directory, Location};
+use crate::worker::WorkerCommand;
+use crate::worker::event_loop::WorkerHandle;
+
+/// Resolvers that are used at most.
+pub const MAX_RESOLVERS: usize = 8;
+/// Ports of one datapath at once.
+pub const MAX_PORTS: usize = 1024;
+
+/// Networks, ports and forwards, and the worker that serves them.
+pub struct Datapath {
+    worker: WorkerHandle,
+    networks: BTreeMap<NetworkId, NetworkSpec>,
+    ports: BTreeMap<PortId, Placed>,
+    forwards: BTreeMap<ForwardId, ForwardSpec>,
+    resolvers: Vec<SocketAddr>,
+    /// Which slots are in use.
+    slots: Vec<Option<PortId>>,
+}
+
+struct Placed {
+    spec: PortSpec,
+    slot: u16,
+}
+
+/// Why a command was refused; nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A port on a network that is not there.
+    #[error("port {port} names network {network}, which does not exist; set the network first")]
+    UnknownNetwork {
+        /// The port.
+        port: PortId,
+        /// The network.
+        network: NetworkId,
+    },
+    /// A forward to a port that is not there.
+    #[error("forward {forward} names port {port}, which does not exist; set the port first")]
+    UnknownPort {
+        /// The forward.
+        forward: ForwardId,
+        /// The port.
+        port: PortId,
+    },
+    /// A gateway outside its subnet, or an MTU that IPv4 forbids.
+    #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
+    InvalidNetwork(NetworkId),
+    /// A new port without a tap, or a forward without a listener.
+    #[error("the command must bring a descriptor, and did not")]
+    NoDescriptor,
+    /// Every slot is in use.
+    #[error("all {MAX_PORTS} ports are in use; remove one first")]
+    NoSlot,
+    /// The descriptor is not what it should be.
+    #[error("the descriptor cannot be used")]
+    Descriptor(#[from] io::Error),
+}
+
+impl Datapath {
+    /// A datapath with nothing in it.
+    pub fn new(worker: WorkerHandle) -> Self {
+        Self {
+            worker,
+            networks: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            resolvers: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// What is there.
+    pub fn inventory(&self) -> Inventory {
+        Inventory {
+            networks: self.networks.values().cloned().collect(),
+            ports: self.ports.values().map(|placed| placed.spec.clone()).collect(),
+            forwards: self.forwards.values().cloned().collect(),
+            resolvers: self.resolvers.clone(),
+        }
+    }
+
+    /// Asks the worker for its counters; they come as an event.
+    pub fn request_statistics(&self) {
+        self.worker.send(WorkerCommand::Statistics);
+    }
+
+    /// Carries out a command that changes something; others are answered by who owns the link.
+    pub fn handle_command(
+        &mut self,
+        command: Command,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), CommandError> {
+        match command {
+            Command::SetNetwork(spec) => self.set_network(spec)?,
+            Command::RemoveNetwork { network } => self.remove_network(network),
+            Command::SetPort(spec) => self.set_port(spec, descriptor)?,
+            Command::RemovePort { port } => self.remove_port(port),
+            Command::SetForward(spec) => self.set_forward(spec, descriptor)?,
+            Command::RemoveForward { forward } => self.remove_forward(forward),
+            Command::SetResolvers { mut resolvers } => {
+                resolvers.truncate(MAX_RESOLVERS);
+                self.resolvers.clone_from(&resolvers);
+                self.worker.send(WorkerCommand::SetResolvers(resolvers));
+            }
+            Command::Stop => self.worker.send(WorkerCommand::Stop),
+            Command::Hello { .. } | Command::Inventory | Command::Statistics => {}
+        }
+        Ok(())
+    }
+
+    /// A worker has lost a port by itself.
+    pub fn handle_slot_lost(&mut self, slot: u16, port: PortId) {
+        if self.slots.get(usize::from(slot)) == Some(&Some(port)) {
+            self.forget_port(port);
+            self.publish_directory();
+        }
+    }
+
+    fn set_network(&mut self, spec: NetworkSpec) -> Result<(), CommandError> {
+        if !spec.subnet.contains(spec.gateway) || spec.mtu < 576 {
+            return Err(CommandError::InvalidNetwork(spec.id));
+        }
+        self.networks.insert(spec.id, spec);
+        self.publish_directory();
+        Ok(())
+    }
+
+    fn remove_network(&mut self, network: NetworkId) {
+        let members: Vec<PortId> = self
+            .ports
+            .values()
+            .filter(|placed| placed.spec.network == network)
+            .map(|placed| placed.spec.id)
+            .collect();
+        members.into_iter().for_each(|port| self.remove_port(port));
+        if self.networks.remove(&network).is_some() {
+            self.publish_directory();
+        }
+    }
+
+    fn set_port(
+        &mut self,
+        spec: PortSpec,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), CommandError> {
+        if !self.networks.contains_key(&spec.network) {
+            return Err(CommandError::UnknownNetwork { port: spec.id, network: spec.network });
+        }
+        let (slot, is_new) = match self.ports.get(&spec.id) {
+            Some(placed) => (placed.slot, false),
+            None => (self.free_slot()?, true),
+        };
+        if is_new && descriptor.is_none() {
+            return Err(CommandError::NoDescriptor);
+        }
+        let io = match descriptor {
+            Some(descriptor) => {
+                let tap = Tap::new(descriptor).map_err(io::Error::from)?;
+                self.worker.watch(&tap, slot)?;
+                Some(tap)
+            }
+            None => None,
+        };
+        self.slots[usize::from(slot)] = Some(spec.id);
+        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot });
+        self.publish_directory();
+        self.worker.send(WorkerCommand::SetPort { slot, spec, io });
+        Ok(())
+    }
+
+    fn remove_port(&mut self, port: PortId) {
+        if let Some(slot) = self.forget_port(port) {
+            // The port first: its last segments are sent while its network is still known.
+            self.worker.send(WorkerCommand::RemovePort { slot });
+            self.publish_directory();
+        }
+    }
+
+    fn forget_port(&mut self, port: PortId) -> Option<u16> {
+        let slot = self.ports.remove(&port)?.slot;
+        self.slots[usize::from(slot)] = None;
+        self.forwards.retain(|_, forward| forward.port != port);
+        Some(slot)
+    }
+
+    fn set_forward(
+        &mut self,
+        spec: ForwardSpec,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), CommandError> {
+        let Some(placed) = self.ports.get(&spec.port) else {
+            return Err(CommandError::UnknownPort { forward: spec.id, port: spec.port });
+        };
+        let listener = SysListener::new(descriptor.ok_or(CommandError::NoDescriptor)?)?;
+        let slot = placed.slot;
+        self.remove_forward(spec.id);
+        self.forwards.insert(spec.id, spec.clone());
+        self.worker.send(WorkerCommand::SetForward { slot, spec, listener });
+        Ok(())
+    }
+
+    fn remove_forward(&mut self, forward: ForwardId) {
+        if let Some(spec) = self.forwards.remove(&forward)
+            && let Some(placed) = self.ports.get(&spec.port)
+        {
+            self.worker.send(WorkerCommand::RemoveForward { slot: placed.slot, forward });
+        }
+    }
+
+    fn free_slot(&mut self) -> Result<u16, CommandError> {
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.slots.len() < MAX_PORTS => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+            None => return Err(CommandError::NoSlot),
+        };
+        Ok(u16::try_from(index).expect("at most 1024 slots"))
+    }
+
+    fn publish_directory(&self) {
+        let ports = self
+            .ports
+            .values()
+            .map(|placed| (&placed.spec, Location { worker: 0, slot: placed.slot }));
+        let directory = Directory::new(self.networks.values(), ports);
+        self.worker.send(WorkerCommand::SetDirectory(Arc::new(directory)));
+    }
+}

@@ -1,0 +1,71 @@
+//! Memory of a TCP flow's two rings: reserved at full size, resident only where it was written.
+
+#![expect(unsafe_code, reason = "maps and trims anonymous memory")]
+
+use std::io;
+use std::ptr::{NonNull, null_mut};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Bytes of one ring: 2^20 − 1. Never a power of two: smoltcp keeps the unscaled window of its SYN and
+/// shifts it later, so a guest that fills a power-of-two window before our first ACK would overrun it.
+const RING_LEN: usize = (1 << 20) - 1;
+const MAPPING_LEN: usize = 2 << 20;
+
+/// One mapping that holds both rings of a flow.
+#[derive(Debug)]
+pub(super) struct RingMemory {
+    start: NonNull<u8>,
+}
+
+// SAFETY: the mapping is plain memory that this value owns; no thread has an affinity to it.
+unsafe impl Send for RingMemory {}
+
+impl RingMemory {
+    /// Reserves the memory; no page is resident yet.
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe {
+            mmap_anonymous(
+                null_mut(),
+                MAPPING_LEN,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        };
+        let start = NonNull::new(start.cast()).expect("mmap answers no null pointer");
+        Ok(Self { start })
+    }
+
+    /// The two rings.
+    ///
+    /// # Safety
+    /// To be called once, and the slices must be gone before `self` is.
+    pub(super) unsafe fn rings(&self) -> (&'static mut [u8], &'static mut [u8]) {
+        // SAFETY: both ranges lie in the mapping, do not overlap, are initialised (anonymous memory is
+        // zero), and by the contract above no other reference to them exists while they live.
+        unsafe {
+            let first = std::slice::from_raw_parts_mut(self.start.as_ptr(), RING_LEN);
+            let second =
+                std::slice::from_raw_parts_mut(self.start.as_ptr().add(RING_LEN + 1), RING_LEN);
+            (first, second)
+        }
+    }
+
+    /// Gives all pages back; the rings read as zeroes afterwards. Only for rings that hold nothing.
+    pub(super) fn trim(&self) {
+        // SAFETY: the range is exactly our mapping. Its bytes stay initialised, they only become zero, and
+        // rings that hold nothing are never read before they are written.
+        let trimmed =
+            unsafe { madvise(self.start.as_ptr().cast(), MAPPING_LEN, Advice::LinuxDontNeed) };
+        debug_assert!(trimmed.is_ok(), "the mapping is ours");
+    }
+}
+
+impl Drop for RingMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and, by the contract of `rings`, nothing refers to it any more.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), MAPPING_LEN) };
+        debug_assert!(unmapped.is_ok(), "the mapping is ours");
+    }
+}

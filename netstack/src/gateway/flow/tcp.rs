@@ -1,0 +1,800 @@
+//! TCP flows of one port: a guest's connection on one side, a host socket or the name service on the other.
+//!
+//! Life of a flow from the guest: its SYN is kept and the host connects first (`Connecting`); only when
+//! that succeeds are rings taken and the SYN answered (`Joined`), so a guest never sees a connection
+//! that the host could not make. A published port goes the other way: the host has accepted, and our SYN
+//! goes to the guest (`Joined` at once, its socket in SYN-SENT).
+//!
+//! Invariants: bytes go straight between ring and socket, never through a buffer of ours; a side that
+//! finished is finished towards the other only after its bytes; a reset of one side is a reset of the other.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use slab::Slab;
+use smoltcp::socket::tcp::State;
+
+use super::idle_queue::IdleQueue;
+use super::tcp_endpoint::{Endpoint, Flush, TcpStack};
+use super::{FlowContext, FlowIndex, FlowKey};
+use crate::counters::DropReason;
+use crate::gateway::names::{Conversation, IDLE_LIFETIME};
+use crate::host::{Host, Readiness, Stream, Token, TokenKind};
+use crate::port::Port;
+use crate::time::Instant;
+use crate::wire::icmp::IcmpError;
+use crate::wire::tcp::{BareSegment, Flags, TcpHeader};
+
+/// Flows of one port at once.
+pub const MAX_FLOWS: usize = 4096;
+/// Flows of one port that are not established yet, connects in flight included.
+pub const MAX_HALF_OPEN: usize = 256;
+/// Bytes in all rings of one port.
+pub const MAX_BUFFERED: usize = 64 << 20;
+/// How long a connection may take to become established towards the guest.
+const SYN_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a host connect may take; Linux gives up after about two minutes itself.
+const CONNECT_LIFETIME: Duration = Duration::from_secs(130);
+/// How long our FIN, or data behind it, may stay unacknowledged.
+const FIN_LIFETIME: Duration = Duration::from_secs(60);
+/// How long a half-closed connection may be silent (RFC 5382 REQ-5: at least four minutes).
+const HALF_CLOSED_LIFETIME: Duration = Duration::from_secs(240);
+/// How long data may stay unacknowledged, zero windows included (RFC 1122 4.2.3.5 R2; Linux: 15 minutes).
+const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(900);
+/// Least time between two services of a flow by timer: smoltcp may ask to be polled in the past for ever.
+const LEAST_DELAY: Duration = Duration::from_millis(1);
+/// How long a drained flow keeps its pages.
+const TRIM_DELAY: Duration = Duration::from_secs(2);
+/// Most bytes taken from a host socket in one service, so that one flow cannot hold the worker.
+const MAX_TURN: usize = 4 << 20;
+
+/// The TCP flows of one port.
+pub struct TcpFlows<S> {
+    stack: TcpStack,
+    index: FlowIndex,
+    flows: Slab<Flow<S>>,
+    /// Flows to serve at the end of the batch.
+    dirty: Vec<usize>,
+    deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    half_open_order: IdleQueue,
+    half_open: usize,
+    buffered: usize,
+    next_local_port: u16,
+    next_conversation: u64,
+    conversations: usize,
+}
+
+struct Flow<S> {
+    key: FlowKey,
+    stage: Stage<S>,
+    /// Readiness of the host socket as far as we know.
+    readable: bool,
+    writable: bool,
+    /// Whether the host has finished sending.
+    host_finished: bool,
+    /// Whether the guest's end was passed on to the host.
+    guest_finished: bool,
+    half_open: bool,
+    dirty: bool,
+    /// Bytes charged to the port's budget.
+    charged: usize,
+    opened: Instant,
+    /// Last segment from the guest.
+    heard: Instant,
+    deadline: Option<Instant>,
+    queued: Option<Instant>,
+}
+
+// A joined flow is the common case; boxing it would cost an allocation and a cache line each.
+#[allow(clippy::large_enum_variant)]
+enum Stage<S> {
+    /// The host connects; the guest's SYN waits.
+    Connecting { stream: S, syn: Vec<u8> },
+    /// Both sides exist.
+    Joined { endpoint: Endpoint, stream: S },
+    /// The guest speaks with the name service.
+    Names { endpoint: Endpoint, conversation: Conversation },
+    /// Taken apart; only while being served.
+    Gone,
+}
+
+/// Where a new flow of a guest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To a server.
+    Host(SocketAddr),
+    /// To the network's own name service.
+    Names,
+}
+
+impl<S: Stream> TcpFlows<S> {
+    /// No flows yet.
+    pub fn new(seed: u64, mtu: u16, now: Instant) -> Self {
+        Self {
+            stack: TcpStack::new(seed, mtu, now),
+            index: FlowIndex::default(),
+            flows: Slab::new(),
+            dirty: Vec::new(),
+            deadlines: BinaryHeap::new(),
+            half_open_order: IdleQueue::default(),
+            half_open: 0,
+            buffered: 0,
+            next_local_port: 49_152 + u16::try_from(seed & 0x1fff).expect("thirteen bits"),
+            next_conversation: 0,
+            conversations: 0,
+        }
+    }
+
+    /// Flows now.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Flows that are not established yet.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// Bytes in all rings.
+    pub fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether a flow with that key exists.
+    pub fn contains(&self, key: &FlowKey) -> bool {
+        self.index.get(key).is_some()
+    }
+
+    /// Takes a segment of an existing flow. Answers false when there is no such flow.
+    pub fn handle_segment<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        key: &FlowKey,
+        packet: &mut [u8],
+        header: &TcpHeader,
+    ) -> bool {
+        let Some(index) = self.index.get(key) else { return false };
+        let flow = &mut self.flows[index];
+        flow.heard = cx.now;
+        match &mut flow.stage {
+            Stage::Connecting { .. } => {
+                if header.flags.has(Flags::RST) {
+                    self.remove(index, End::Orderly);
+                } else {
+                    cx.to_guest.counters.drop(DropReason::Duplicate);
+                }
+                return true;
+            }
+            Stage::Joined { endpoint, .. } | Stage::Names { endpoint, .. } => {
+                if header.payload_len > 0 && self.buffered >= MAX_BUFFERED {
+                    cx.to_guest.counters.drop(DropReason::FlowBudget);
+                    return true;
+                }
+                endpoint.handle_segment(&mut self.stack, cx.now, packet, header, &mut cx.to_guest);
+            }
+            Stage::Gone => unreachable!("a flow is only taken apart while it is served"),
+        }
+        self.mark(index);
+        true
+    }
+
+    /// Starts a flow of the guest with its SYN.
+    pub fn handle_syn<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        key: FlowKey,
+        packet: &mut [u8],
+        header: &TcpHeader,
+        target: Target,
+    ) {
+        if let Err(reason) = self.make_room() {
+            cx.to_guest.counters.drop(reason);
+            return reset(cx, &key, header);
+        }
+        self.make_half_open_room(cx);
+        match target {
+            Target::Host(to) => self.start_connect(cx, key, packet, header, to),
+            Target::Names => self.start_names(cx, key, packet, header),
+        }
+    }
+
+    fn start_connect<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        key: FlowKey,
+        packet: &mut [u8],
+        header: &TcpHeader,
+        to: SocketAddr,
+    ) {
+        let entry = self.flows.vacant_entry();
+        let index = entry.key();
+        match cx.host.connect(to, token(cx.slot, index)) {
+            Ok(stream) => {
+                let stage = Stage::Connecting { stream, syn: packet.to_vec() };
+                let mut flow = Flow::new(key, stage, cx.now);
+                flow.deadline = Some(cx.now + CONNECT_LIFETIME);
+                entry.insert(flow);
+                self.admit(cx.now, key, index);
+            }
+            Err(error) => refuse(cx, &key, packet, header, &error),
+        }
+    }
+
+    fn start_names<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        key: FlowKey,
+        packet: &mut [u8],
+        header: &TcpHeader,
+    ) {
+        let Ok(mut endpoint) = self.stack.listen(key.remote) else {
+            cx.to_guest.counters.drop(DropReason::HostSocket);
+            return reset(cx, &key, header);
+        };
+        endpoint.handle_segment(&mut self.stack, cx.now, packet, header, &mut cx.to_guest);
+        let conversation = Conversation::new(cx.now, self.next_conversation);
+        self.next_conversation += 1;
+        self.conversations += 1;
+        let stage = Stage::Names { endpoint, conversation };
+        let index = self.flows.insert(Flow::new(key, stage, cx.now));
+        self.admit(cx.now, key, index);
+        self.mark(index);
+    }
+
+    /// Joins a connection that the host accepted on a published port with the guest.
+    pub fn handle_accepted<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        stream: S,
+        source: ForwardSource,
+        guest: SocketAddrV4,
+    ) {
+        if let Err(reason) = self.make_room() {
+            cx.to_guest.counters.drop(reason);
+            return stream.reset();
+        }
+        self.make_half_open_room(cx);
+        let Some(key) = self.forward_key(source, guest) else {
+            cx.to_guest.counters.drop(DropReason::TcpBudget);
+            return stream.reset();
+        };
+        let entry = self.flows.vacant_entry();
+        let index = entry.key();
+        let endpoint = self.stack.connect(key.remote, guest);
+        let (Ok(endpoint), Ok(())) =
+            (endpoint, cx.host.watch_stream(&stream, token(cx.slot, index)))
+        else {
+            cx.to_guest.counters.drop(DropReason::HostSocket);
+            return stream.reset();
+        };
+        entry.insert(Flow::new(key, Stage::Joined { endpoint, stream }, cx.now));
+        self.admit(cx.now, key, index);
+        self.mark(index);
+    }
+
+    /// The key of a forwarded connection: the client's own port where the source is kept, a free one else.
+    fn forward_key(&mut self, source: ForwardSource, guest: SocketAddrV4) -> Option<FlowKey> {
+        if let ForwardSource::Client(client) = source {
+            let key = FlowKey { guest, remote: client };
+            if self.index.get(&key).is_none() {
+                return Some(key);
+            }
+        }
+        let ip = match source {
+            ForwardSource::Client(client) => *client.ip(),
+            ForwardSource::Gateway(ip) => ip,
+        };
+        for _ in 0..=MAX_FLOWS {
+            self.next_local_port = self.next_local_port.checked_add(1).unwrap_or(32_768);
+            let key = FlowKey { guest, remote: SocketAddrV4::new(ip, self.next_local_port) };
+            if self.index.get(&key).is_none() {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// A host socket became ready.
+    pub fn handle_ready<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        index: usize,
+        readiness: Readiness,
+    ) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.readable |= readiness.readable;
+        flow.writable |= readiness.writable;
+        if matches!(flow.stage, Stage::Connecting { .. }) {
+            if readiness.writable {
+                self.finish_connect(cx, index);
+            }
+        } else {
+            self.mark(index);
+        }
+    }
+
+    fn finish_connect<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        index: usize,
+    ) {
+        let flow = &mut self.flows[index];
+        let Stage::Connecting { mut stream, mut syn } =
+            std::mem::replace(&mut flow.stage, Stage::Gone)
+        else {
+            unreachable!("the caller saw the stage");
+        };
+        let key = flow.key;
+        let tcp = usize::from(syn[0] & 0xf) * 4;
+        let header = TcpHeader::parse(&syn[tcp..]).expect("the SYN was parsed when it came");
+        if let Err(error) = stream.connected() {
+            self.remove(index, End::Orderly);
+            return refuse(cx, &key, &syn, &header, &error);
+        }
+        match self.stack.listen(key.remote) {
+            Ok(mut endpoint) => {
+                endpoint.handle_segment(
+                    &mut self.stack,
+                    cx.now,
+                    &mut syn,
+                    &header,
+                    &mut cx.to_guest,
+                );
+                flow.opened = cx.now;
+                flow.stage = Stage::Joined { endpoint, stream };
+                self.mark(index);
+            }
+            Err(_) => {
+                cx.to_guest.counters.drop(DropReason::HostSocket);
+                stream.reset();
+                self.remove(index, End::Orderly);
+                reset(cx, &key, &header);
+            }
+        }
+    }
+
+    /// Serves every flow that something happened to. `serve_names` reads and answers name queries.
+    pub fn handle_batch_end<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        mut serve_names: impl FnMut(usize, &mut Endpoint, &mut Conversation),
+    ) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            if let Some(flow) = self.flows.get_mut(index) {
+                flow.dirty = false;
+                self.serve(cx, index, &mut serve_names);
+            }
+        }
+        // Flows that are not through with their turn have marked themselves again.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    /// Whether flows wait to be served.
+    pub fn is_busy(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Marks the flows whose time has come, for the end of the batch.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(Reverse((at, index))) = self.deadlines.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop();
+            if let Some(flow) = self.flows.get_mut(index)
+                && flow.queued == Some(at)
+            {
+                flow.queued = None;
+                if flow.deadline.is_some_and(|deadline| deadline <= now) {
+                    self.mark(index);
+                } else {
+                    self.queue_deadline(index);
+                }
+            }
+        }
+    }
+
+    /// When [`TcpFlows::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Resets every flow, towards the host; the guest is told by resets of its own next segments.
+    pub fn reset_all<P: Port, H: Host<Stream = S>>(&mut self, cx: &mut FlowContext<'_, P, H>) {
+        let indices: Vec<usize> = self.flows.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            if let Stage::Joined { endpoint, .. } | Stage::Names { endpoint, .. } =
+                &mut self.flows[index].stage
+            {
+                endpoint.abort();
+                endpoint.flush(&mut self.stack, cx.now, &mut cx.to_guest);
+            }
+            self.remove(index, End::Reset);
+        }
+    }
+
+    /// The flow of a name conversation, to be answered later.
+    pub fn conversation(&mut self, index: usize) -> Option<&mut Conversation> {
+        match self.flows.get_mut(index).map(|flow| &mut flow.stage) {
+            Some(Stage::Names { conversation, .. }) => Some(conversation),
+            _ => None,
+        }
+    }
+
+    /// Name conversations now.
+    pub fn conversations(&self) -> usize {
+        self.conversations
+    }
+
+    /// Serves a flow at the end of the batch.
+    pub fn mark(&mut self, index: usize) {
+        let flow = &mut self.flows[index];
+        if !flow.dirty {
+            flow.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn serve<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        index: usize,
+        serve_names: &mut impl FnMut(usize, &mut Endpoint, &mut Conversation),
+    ) {
+        let over_budget = self.buffered >= MAX_BUFFERED;
+        let flow = &mut self.flows[index];
+        let verdict = match &mut flow.stage {
+            Stage::Connecting { .. } => {
+                if flow.deadline.is_some_and(|deadline| deadline <= cx.now) {
+                    return self.remove(index, End::Orderly);
+                }
+                return;
+            }
+            Stage::Joined { .. } => flow.splice(&mut self.stack, cx, over_budget),
+            Stage::Names { endpoint, conversation } => {
+                serve_names(index, endpoint, conversation);
+                flow.serve_endpoint(&mut self.stack, cx)
+            }
+            Stage::Gone => unreachable!("a flow is only taken apart while it is served"),
+        };
+        if let Verdict::End(end) = verdict {
+            return self.remove(index, end);
+        }
+        let flow = &mut self.flows[index];
+        let buffered = flow.stage.endpoint().map_or(0, Endpoint::buffered);
+        self.buffered = self.buffered - flow.charged + buffered;
+        flow.charged = buffered;
+        if flow.half_open && flow.is_established() {
+            flow.half_open = false;
+            self.half_open -= 1;
+        }
+        if verdict == Verdict::Again {
+            self.mark(index);
+        }
+        self.set_deadline(cx.now, index);
+    }
+
+    fn set_deadline(&mut self, now: Instant, index: usize) {
+        let flow = &mut self.flows[index];
+        let lifetime = flow.lifetime_end();
+        let Some(endpoint) = flow.stage.endpoint() else { return };
+        let trim = endpoint.wants_trim().then(|| flow.heard.max(flow.opened) + TRIM_DELAY);
+        let protocol = endpoint.poll_timeout(&mut self.stack, now);
+        flow.deadline = [protocol, lifetime, trim]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.max(now + LEAST_DELAY));
+        self.queue_deadline(index);
+    }
+
+    /// Puts the flow's deadline into the heap unless an earlier entry is there already.
+    fn queue_deadline(&mut self, index: usize) {
+        let flow = &mut self.flows[index];
+        if let Some(deadline) = flow.deadline
+            && flow.queued.is_none_or(|queued| deadline < queued)
+        {
+            flow.queued = Some(deadline);
+            self.deadlines.push(Reverse((deadline, index)));
+        }
+    }
+
+    fn make_room(&self) -> Result<(), DropReason> {
+        if self.flows.len() < MAX_FLOWS { Ok(()) } else { Err(DropReason::TcpBudget) }
+    }
+
+    /// A flood of SYNs pushes out its own: the oldest half-open flow goes, silently, so that an honest SYN
+    /// that was pushed out is simply sent again.
+    fn make_half_open_room<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+    ) {
+        while self.half_open >= MAX_HALF_OPEN {
+            let flows = &self.flows;
+            let oldest = self.half_open_order.pop_oldest(|index| {
+                flows.get(index).filter(|flow| flow.half_open).map(|flow| flow.opened)
+            });
+            match oldest {
+                Some(index) if self.flows.get(index).is_some_and(|flow| flow.half_open) => {
+                    cx.to_guest.counters.drop(DropReason::HalfOpenBudget);
+                    self.remove(index, End::Reset);
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Instant, key: FlowKey, index: usize) {
+        self.index.insert(key, index);
+        self.half_open += 1;
+        self.half_open_order.push(now, index);
+        self.queue_deadline(index);
+    }
+
+    fn remove(&mut self, index: usize, end: End) {
+        let flow = self.flows.remove(index);
+        self.index.remove(&flow.key);
+        self.buffered -= flow.charged;
+        if flow.half_open {
+            self.half_open -= 1;
+        }
+        match flow.stage {
+            Stage::Connecting { stream, .. } => end.apply(stream),
+            Stage::Joined { endpoint, stream } => {
+                end.apply(stream);
+                self.stack.recycle(endpoint);
+            }
+            Stage::Names { endpoint, .. } => {
+                self.conversations -= 1;
+                self.stack.recycle(endpoint);
+            }
+            Stage::Gone => {}
+        }
+    }
+}
+
+/// Which source a forwarded connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardSource {
+    /// The client's.
+    Client(SocketAddrV4),
+    /// The gateway's, with a free port.
+    Gateway(std::net::Ipv4Addr),
+}
+
+/// How the host's side of a flow ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Orderly,
+    Reset,
+}
+
+impl End {
+    fn apply<S: Stream>(self, stream: S) {
+        match self {
+            Self::Orderly => drop(stream),
+            Self::Reset => stream.reset(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Wait for the next event.
+    Live,
+    /// The turn was over before the work was.
+    Again,
+    /// Nothing is left to do.
+    End(End),
+}
+
+impl<S> Stage<S> {
+    fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Joined { endpoint, .. } | Self::Names { endpoint, .. } => Some(endpoint),
+            Self::Connecting { .. } | Self::Gone => None,
+        }
+    }
+}
+
+impl<S: Stream> Flow<S> {
+    fn new(key: FlowKey, stage: Stage<S>, now: Instant) -> Self {
+        Self {
+            key,
+            stage,
+            readable: false,
+            writable: false,
+            host_finished: false,
+            guest_finished: false,
+            half_open: true,
+            dirty: false,
+            charged: 0,
+            opened: now,
+            heard: now,
+            deadline: None,
+            queued: None,
+        }
+    }
+
+    fn is_established(&self) -> bool {
+        self.stage.endpoint().is_some_and(|endpoint| {
+            !matches!(endpoint.state(), State::Listen | State::SynSent | State::SynReceived)
+        })
+    }
+
+    /// When the flow is given up unless the guest is heard.
+    fn lifetime_end(&self) -> Option<Instant> {
+        let endpoint = self.stage.endpoint()?;
+        if let Stage::Names { conversation, .. } = &self.stage
+            && conversation.pending == 0
+        {
+            return Some(conversation.active + IDLE_LIFETIME);
+        }
+        match endpoint.state() {
+            State::Listen | State::SynSent | State::SynReceived => Some(self.opened + SYN_LIFETIME),
+            State::FinWait1 | State::Closing | State::LastAck => Some(self.heard + FIN_LIFETIME),
+            State::FinWait2 => Some(self.heard + HALF_CLOSED_LIFETIME),
+            _ if endpoint.unacknowledged() > 0 => Some(self.heard + UNACKNOWLEDGED_LIFETIME),
+            _ => None,
+        }
+    }
+
+    /// Moves bytes both ways, passes ends on, and sends what the guest is to see.
+    fn splice<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        stack: &mut TcpStack,
+        cx: &mut FlowContext<'_, P, H>,
+        over_budget: bool,
+    ) -> Verdict {
+        let Stage::Joined { endpoint, stream } = &mut self.stage else {
+            unreachable!("the caller saw the stage");
+        };
+        if endpoint.was_reset() {
+            return Verdict::End(End::Reset);
+        }
+        let mut failed = false;
+        while self.writable && endpoint.readable() > 0 {
+            match endpoint.read(|bytes| took(stream.send(bytes))) {
+                Some(Progress::Some(_)) => {}
+                Some(Progress::Blocked) => self.writable = false,
+                Some(Progress::End | Progress::Failed) | None => {
+                    failed = true;
+                    break;
+                }
+            }
+        }
+        if !self.guest_finished && endpoint.is_finished_by_guest() {
+            stream.finish();
+            self.guest_finished = true;
+        }
+        let mut turn = 0;
+        while self.readable && !self.host_finished && !over_budget && endpoint.is_writable() {
+            match endpoint.write(|bytes| took(stream.receive(bytes))) {
+                Some(Progress::Some(len)) => turn += len,
+                Some(Progress::Blocked) => self.readable = false,
+                Some(Progress::End) => {
+                    self.host_finished = true;
+                    endpoint.finish();
+                }
+                Some(Progress::Failed) | None => {
+                    failed = true;
+                    break;
+                }
+            }
+            if turn >= MAX_TURN {
+                break;
+            }
+        }
+        if failed {
+            endpoint.abort();
+            endpoint.flush(stack, cx.now, &mut cx.to_guest);
+            return Verdict::End(End::Reset);
+        }
+        let verdict = self.serve_endpoint(stack, cx);
+        if verdict == Verdict::Live && turn >= MAX_TURN { Verdict::Again } else { verdict }
+    }
+
+    /// Sends what the guest is to see, and judges whether the flow is over.
+    fn serve_endpoint<P: Port, H: Host<Stream = S>>(
+        &mut self,
+        stack: &mut TcpStack,
+        cx: &mut FlowContext<'_, P, H>,
+    ) -> Verdict {
+        let expired = self.lifetime_end().is_some_and(|end| end <= cx.now);
+        let trim_due = self.heard + TRIM_DELAY <= cx.now;
+        let (Stage::Joined { endpoint, .. } | Stage::Names { endpoint, .. }) = &mut self.stage
+        else {
+            unreachable!("the caller saw the stage");
+        };
+        if expired {
+            endpoint.abort();
+        }
+        let flush = endpoint.flush(stack, cx.now, &mut cx.to_guest);
+        if expired || endpoint.was_reset() {
+            return Verdict::End(End::Reset);
+        }
+        if trim_due {
+            endpoint.trim();
+        }
+        let drained = endpoint.readable() == 0;
+        match endpoint.state() {
+            // A reset in SYN-RECEIVED puts smoltcp's socket back into LISTEN.
+            State::Listen => Verdict::End(End::Reset),
+            State::Closed | State::TimeWait if drained => {
+                let orderly = matches!(self.stage, Stage::Names { .. })
+                    || (self.guest_finished && self.host_finished);
+                Verdict::End(if orderly { End::Orderly } else { End::Reset })
+            }
+            _ if flush == Flush::More => Verdict::Again,
+            _ => Verdict::Live,
+        }
+    }
+}
+
+enum Progress {
+    Some(usize),
+    Blocked,
+    End,
+    Failed,
+}
+
+/// An I/O result as bytes moved and what that means.
+fn took(result: io::Result<usize>) -> (usize, Progress) {
+    match result {
+        Ok(0) => (0, Progress::End),
+        Ok(len) => (len, Progress::Some(len)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock => (0, Progress::Blocked),
+            io::ErrorKind::Interrupted => (0, Progress::Some(0)),
+            _ => (0, Progress::Failed),
+        },
+    }
+}
+
+fn token(slot: u16, index: usize) -> Token {
+    let index = u32::try_from(index).expect("a port has at most 4096 flows");
+    Token { port: slot, kind: TokenKind::Tcp, index }
+}
+
+/// Tells the guest that its SYN came to nothing, as a real network would.
+fn refuse<P: Port, H>(
+    cx: &mut FlowContext<'_, P, H>,
+    key: &FlowKey,
+    packet: &[u8],
+    header: &TcpHeader,
+    error: &io::Error,
+) {
+    let unreachable = match error.kind() {
+        io::ErrorKind::NetworkUnreachable => IcmpError::NetUnreachable,
+        io::ErrorKind::HostUnreachable => IcmpError::HostUnreachable,
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::TimedOut => return reset(cx, key, header),
+        _ => {
+            cx.to_guest.counters.drop(DropReason::HostSocket);
+            return reset(cx, key, header);
+        }
+    };
+    cx.to_guest.counters.drop(DropReason::NoRoute);
+    let message = unreachable.emit(cx.gateway, *key.guest.ip(), packet);
+    cx.to_guest.send_ip(&message);
+}
+
+/// Answers a segment of no flow with a reset.
+pub fn reset<P: Port, H>(cx: &mut FlowContext<'_, P, H>, key: &FlowKey, header: &TcpHeader) {
+    if let Some(segment) = BareSegment::reset_for(header, key.remote, key.guest) {
+        cx.to_guest.send_ip(&segment.emit());
+    }
+}

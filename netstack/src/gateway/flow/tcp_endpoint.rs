@@ -1,0 +1,540 @@
+//! The guest's end of a TCP flow: one smoltcp socket in a set of its own.
+//!
+//! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
+//! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
+//! `Headers` has done that. Its clock runs [`CLOCK_SPEED`] times faster than ours, which shortens its one
+//! second of minimal retransmission time-out to what a link inside one machine deserves.
+
+use std::net::{IpAddr, SocketAddrV4};
+use std::num::NonZeroUsize;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{
+    Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, SegmentationCapabilities,
+    TxToken,
+};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
+
+use super::ring_memory::RingMemory;
+use super::tcp_guard::{Judgement, TcpGuard};
+use crate::counters::DropReason;
+use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
+use crate::port::Port;
+use crate::port::to_guest::{IP_OFFSET, ToGuest};
+use crate::time::Instant;
+use crate::wire::ipv4::IPV4_LEN;
+use crate::wire::tcp::{BareSegment, Flags, PROTOCOL_TCP, TCP_LEN, TcpHeader, option};
+use crate::wire::{ETHERNET_LEN, checksum};
+
+/// How much faster smoltcp's clock runs than ours: its least RTO of 1 s becomes 100 ms.
+const CLOCK_SPEED: u64 = 10;
+/// Segments emitted in one go; more wait for the next round, so that one flow cannot hold the worker.
+const MAX_BURST: usize = 64;
+/// Closed sockets that wait for their next flow.
+const POOL_LEN: usize = 64;
+/// A ring that carried more than this is trimmed before its pages rest.
+const TRIM_FROM: usize = 128 << 10;
+
+/// What all TCP endpoints of a port share.
+pub struct TcpStack {
+    interface: Interface,
+    pool: Vec<Rings>,
+    /// Largest segment we tell the guest we take.
+    announced_mss: u16,
+}
+
+/// A socket with its rings. The set is dropped before the memory that it refers to.
+struct Rings {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    memory: RingMemory,
+    /// Bytes that went through since the last trim.
+    carried: usize,
+}
+
+/// One guest's end of one connection.
+pub struct Endpoint {
+    rings: Rings,
+    guard: TcpGuard,
+    reset_by_guest: bool,
+}
+
+impl TcpStack {
+    /// A stack for a guest on a network of that MTU; `seed` makes initial sequence numbers.
+    pub fn new(seed: u64, mtu: u16, now: Instant) -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut Capabilities, clock(now));
+        interface.set_any_ip(true);
+        let headers = u16::try_from(IPV4_LEN + TCP_LEN).expect("forty bytes");
+        Self { interface, pool: Vec::new(), announced_mss: mtu.saturating_sub(headers).max(48) }
+    }
+
+    /// An endpoint that will answer a SYN for `local`.
+    pub fn listen(&mut self, local: SocketAddrV4) -> std::io::Result<Endpoint> {
+        let mut rings = self.rings()?;
+        let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
+        socket
+            .listen(IpListenEndpoint::from(endpoint(local)))
+            .expect("a closed socket can listen on a port that is not zero");
+        Ok(Endpoint::new(rings))
+    }
+
+    /// An endpoint that sends a SYN from `local` to `guest`.
+    pub fn connect(
+        &mut self,
+        local: SocketAddrV4,
+        guest: SocketAddrV4,
+    ) -> std::io::Result<Endpoint> {
+        let mut rings = self.rings()?;
+        let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
+        socket
+            .connect(
+                self.interface.context(),
+                endpoint(guest),
+                IpListenEndpoint::from(endpoint(local)),
+            )
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::AddrNotAvailable))?;
+        Ok(Endpoint::new(rings))
+    }
+
+    /// Takes an endpoint's rings back.
+    pub fn recycle(&mut self, endpoint: Endpoint) {
+        let mut rings = endpoint.rings;
+        if self.pool.len() < POOL_LEN {
+            rings.sockets.get_mut::<Socket<'_>>(rings.handle).abort();
+            rings.trim_if_used();
+            self.pool.push(rings);
+        }
+    }
+
+    fn rings(&mut self) -> std::io::Result<Rings> {
+        match self.pool.pop() {
+            Some(rings) => Ok(rings),
+            None => Rings::new(),
+        }
+    }
+}
+
+impl Rings {
+    #[expect(unsafe_code, reason = "lends a mapping to smoltcp for as long as both live")]
+    fn new() -> std::io::Result<Self> {
+        let memory = RingMemory::new()?;
+        // SAFETY: called once; the slices end up in `sockets`, which is declared before `memory` and so
+        // dropped before it, and which never leaves this struct.
+        let (receive, send) = unsafe { memory.rings() };
+        let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
+        // The guest and the host's peer delay and coalesce as they wish; we add nothing to that.
+        socket.set_ack_delay(None);
+        socket.set_nagle_enabled(false);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Ok(Self { sockets, handle, memory, carried: 0 })
+    }
+
+    fn trim_if_used(&mut self) {
+        if self.carried > TRIM_FROM {
+            self.memory.trim();
+            self.carried = 0;
+        }
+    }
+}
+
+impl Endpoint {
+    fn new(rings: Rings) -> Self {
+        Self { rings, guard: TcpGuard::default(), reset_by_guest: false }
+    }
+
+    fn socket(&self) -> &Socket<'static> {
+        self.rings.sockets.get(self.rings.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.rings.sockets.get_mut(self.rings.handle)
+    }
+
+    /// The connection's state in the words of RFC 9293.
+    pub fn state(&self) -> State {
+        self.socket().state()
+    }
+
+    /// Whether the guest has reset the connection, or refused it.
+    pub fn was_reset(&self) -> bool {
+        self.reset_by_guest
+    }
+
+    /// Bytes in both rings.
+    pub fn buffered(&self) -> usize {
+        self.socket().recv_queue() + self.socket().send_queue()
+    }
+
+    /// Bytes of the guest that wait to be read.
+    pub fn readable(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    /// Whether the guest has finished and all it sent has been read.
+    pub fn is_finished_by_guest(&self) -> bool {
+        let ended = matches!(
+            self.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait | State::Closed
+        );
+        ended && self.readable() == 0
+    }
+
+    /// Whether bytes for the guest can be added.
+    pub fn is_writable(&self) -> bool {
+        self.socket().can_send()
+    }
+
+    /// Bytes for the guest that it has not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.socket().send_queue()
+    }
+
+    /// Lets `consume` take bytes of the guest; it answers how many it took.
+    pub fn read<R>(&mut self, consume: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
+        let mut taken = 0;
+        let result = self
+            .socket_mut()
+            .recv(|bytes| {
+                let (len, result) = consume(bytes);
+                taken = len;
+                (len, result)
+            })
+            .ok();
+        self.rings.carried += taken;
+        result
+    }
+
+    /// Lets `fill` write bytes for the guest; it answers how many it wrote.
+    pub fn write<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
+        let mut written = 0;
+        let result = self
+            .socket_mut()
+            .send(|bytes| {
+                let (len, result) = fill(bytes);
+                written = len;
+                (len, result)
+            })
+            .ok();
+        self.rings.carried += written;
+        result
+    }
+
+    /// Finishes our direction once all written bytes are through.
+    pub fn finish(&mut self) {
+        self.socket_mut().close();
+    }
+
+    /// Resets the connection; the segment goes out with the next [`Endpoint::flush`].
+    pub fn abort(&mut self) {
+        self.socket_mut().abort();
+    }
+
+    /// Gives the rings' pages back when they hold nothing.
+    pub fn trim(&mut self) {
+        if self.buffered() == 0 && self.guard.is_gapless() {
+            self.rings.trim_if_used();
+        }
+    }
+
+    /// Whether [`Endpoint::trim`] would be worth its system call.
+    pub fn wants_trim(&self) -> bool {
+        self.rings.carried > TRIM_FROM && self.buffered() == 0
+    }
+
+    /// Takes a segment of the guest: `packet` is the IPv4 packet, `header` its parsed TCP header.
+    pub fn handle_segment<P: Port>(
+        &mut self,
+        stack: &mut TcpStack,
+        now: Instant,
+        packet: &mut [u8],
+        header: &TcpHeader,
+        to_guest: &mut ToGuest<'_, P>,
+    ) {
+        if header.flags.has(Flags::RST) {
+            // Only an exact number counts, so what has arrived must be acknowledged first.
+            self.flush(stack, now, to_guest);
+        }
+        let tcp = usize::from(packet[0] & 0xf) * 4;
+        match self.guard.judge(header) {
+            Judgement::Accept => {}
+            Judgement::AcceptWithAcknowledgement(acknowledgement) => {
+                packet[tcp + 8..tcp + 12].copy_from_slice(&acknowledgement.to_be_bytes());
+            }
+            Judgement::Reset => {
+                self.reset_by_guest = true;
+                return;
+            }
+            Judgement::Challenge => {
+                to_guest.counters.drop(DropReason::TcpBlind);
+                return self.challenge(now, to_guest);
+            }
+            Judgement::Ignore => return to_guest.counters.drop(DropReason::TcpBlind),
+        }
+        if header.flags.has(Flags::SYN) {
+            let scale = option(&packet[tcp + TCP_LEN..tcp + header.header_len], 3);
+            self.guard.observe_syn(scale.and_then(|bytes| bytes.first().copied()));
+        }
+        self.guard.observe_from_guest(header);
+        let before = self.state();
+        let mut device = Wire {
+            from_guest: Some(packet),
+            to_guest,
+            guard: &mut self.guard,
+            mss: stack.announced_mss,
+        };
+        stack.interface.poll_ingress_single(clock(now), &mut device, &mut self.rings.sockets);
+        // A refused SYN of ours closes smoltcp's socket.
+        if before == State::SynSent && self.state() == State::Closed {
+            self.reset_by_guest = true;
+        }
+    }
+
+    /// Sends what is to be sent. Answers whether more waits.
+    pub fn flush<P: Port>(
+        &mut self,
+        stack: &mut TcpStack,
+        now: Instant,
+        to_guest: &mut ToGuest<'_, P>,
+    ) -> Flush {
+        for _ in 0..MAX_BURST {
+            let mut device = Wire {
+                from_guest: None,
+                to_guest,
+                guard: &mut self.guard,
+                mss: stack.announced_mss,
+            };
+            let result =
+                stack.interface.poll_egress(clock(now), &mut device, &mut self.rings.sockets);
+            if result == PollResult::None {
+                return Flush::Done;
+            }
+        }
+        Flush::More
+    }
+
+    /// When smoltcp wants to be served next.
+    pub fn poll_timeout(&self, stack: &mut TcpStack, now: Instant) -> Option<Instant> {
+        stack.interface.poll_at(clock(now), &self.rings.sockets).map(|at| {
+            Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0) / CLOCK_SPEED)
+        })
+    }
+
+    fn challenge<P: Port>(&mut self, now: Instant, to_guest: &mut ToGuest<'_, P>) {
+        let socket = self.socket();
+        let (Some(local), Some(remote)) = (socket.local_endpoint(), socket.remote_endpoint())
+        else {
+            return;
+        };
+        if !self.guard.may_challenge(now) {
+            return;
+        }
+        let expectation = self.guard.expectation();
+        let segment = BareSegment {
+            from: socket_address(local),
+            to: socket_address(remote),
+            sequence: expectation.sequence,
+            acknowledgement: expectation.acknowledgement,
+            flags: Flags(Flags::ACK),
+            window: expectation.window,
+        };
+        to_guest.send_ip(&segment.emit());
+    }
+}
+
+/// Whether a flush has sent everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Nothing is left to send now.
+    Done,
+    /// The burst limit came first.
+    More,
+}
+
+fn clock(now: Instant) -> smoltcp::time::Instant {
+    let micros = now.micros().saturating_mul(CLOCK_SPEED);
+    smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+fn endpoint(address: SocketAddrV4) -> IpEndpoint {
+    IpEndpoint::from(address)
+}
+
+fn socket_address(endpoint: IpEndpoint) -> SocketAddrV4 {
+    match endpoint.addr.into() {
+        IpAddr::V4(ip) => SocketAddrV4::new(ip, endpoint.port),
+        IpAddr::V6(_) => unreachable!("only IPv4 endpoints are made"),
+    }
+}
+
+fn capabilities() -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = 65_535;
+    capabilities.checksum.ipv4 = Checksum::Tx;
+    capabilities.checksum.tcp = Checksum::None;
+    let mut segmentation = SegmentationCapabilities::default();
+    segmentation.tcpv4 = NonZeroUsize::new(65_535);
+    capabilities.segmentation = segmentation;
+    capabilities
+}
+
+/// The device that an `Interface` is made with; it only tells what it can.
+struct Capabilities;
+
+impl Device for Capabilities {
+    type RxToken<'a> = FromGuest<'a>;
+    type TxToken<'a> = NoToken;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(FromGuest<'_>, NoToken)> {
+        None
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<NoToken> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities()
+    }
+}
+
+struct NoToken;
+
+impl TxToken for NoToken {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        f(&mut vec![0; len])
+    }
+}
+
+/// The device of one exchange: at most one packet in, segments out.
+struct Wire<'a, 'b, P> {
+    from_guest: Option<&'a [u8]>,
+    to_guest: &'a mut ToGuest<'b, P>,
+    guard: &'a mut TcpGuard,
+    mss: u16,
+}
+
+impl<P: Port> Device for Wire<'_, '_, P> {
+    type RxToken<'t>
+        = FromGuest<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Segment<'t, P>
+    where
+        Self: 't;
+
+    fn receive(
+        &mut self,
+        _: smoltcp::time::Instant,
+    ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let packet = self.from_guest.take()?;
+        Some((FromGuest(packet), Segment::new(self.to_guest, self.guard, self.mss)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
+        if !self.to_guest.port.has_room() {
+            return None;
+        }
+        Some(Segment::new(self.to_guest, self.guard, self.mss))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities()
+    }
+}
+
+struct FromGuest<'a>(&'a [u8]);
+
+impl RxToken for FromGuest<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+/// A segment on its way out.
+struct Segment<'a, P> {
+    // `dyn`-free: the lifetime of the inner borrow is erased by reborrowing field by field.
+    port: &'a mut P,
+    counters: &'a mut crate::counters::Counters,
+    scratch: &'a mut [u8],
+    guest_mac: crate::ids::MacAddr,
+    gateway_mac: crate::ids::MacAddr,
+    guard: &'a mut TcpGuard,
+    mss: u16,
+    segment_size: Option<u16>,
+}
+
+impl<'a, P: Port> Segment<'a, P> {
+    fn new(to_guest: &'a mut ToGuest<'_, P>, guard: &'a mut TcpGuard, mss: u16) -> Self {
+        Self {
+            port: to_guest.port,
+            counters: to_guest.counters,
+            scratch: to_guest.scratch,
+            guest_mac: to_guest.guest_mac,
+            gateway_mac: to_guest.gateway_mac,
+            guard,
+            mss,
+            segment_size: None,
+        }
+    }
+}
+
+impl<P: Port> TxToken for Segment<'_, P> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let packet = &mut self.scratch[IP_OFFSET..IP_OFFSET + len];
+        let result = f(packet);
+        let header = TcpHeader::parse(&packet[IPV4_LEN..]).expect("smoltcp emits whole segments");
+        let options = IPV4_LEN + TCP_LEN..IPV4_LEN + header.header_len;
+        let scale = option(&packet[options.clone()], 3).and_then(|bytes| bytes.first().copied());
+        self.guard.observe_to_guest(&header, scale);
+        if header.flags.has(Flags::SYN) {
+            announce_mss(&mut packet[options], self.mss);
+        }
+        let source = std::net::Ipv4Addr::from_octets(packet[12..16].try_into().expect("four"));
+        let destination = std::net::Ipv4Addr::from_octets(packet[16..20].try_into().expect("four"));
+        let pseudo = checksum::pseudo_header(source, destination, PROTOCOL_TCP, len - IPV4_LEN);
+        packet[IPV4_LEN + 16..IPV4_LEN + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+        let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("34");
+        let vnet = VnetHeader {
+            checksum: Some(PartialChecksum { start, offset: 16 }),
+            gso: self.segment_size.map(|size| Gso {
+                kind: GsoKind::Tcpv4,
+                size,
+                header_len: start + u16::try_from(header.header_len).expect("at most 60"),
+                ecn: false,
+            }),
+        };
+        let mut to_guest = ToGuest {
+            port: self.port,
+            counters: self.counters,
+            guest_mac: self.guest_mac,
+            gateway_mac: self.gateway_mac,
+            scratch: self.scratch,
+        };
+        to_guest.send_scratch(len, vnet);
+        result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.segment_size = meta.segmentation_offload_size.map(std::num::NonZeroU16::get);
+    }
+}
+
+/// Overwrites the MSS option of a SYN: smoltcp says what its 64 KiB device takes, a neighbour on this
+/// network says what fits the MTU.
+fn announce_mss(options: &mut [u8], mss: u16) {
+    let mut at = 0;
+    while at + 4 <= options.len() {
+        match options[at] {
+            0 => return,
+            1 => at += 1,
+            2 => return options[at + 2..at + 4].copy_from_slice(&mss.to_be_bytes()),
+            _ => at += usize::from(options[at + 1]).max(2),
+        }
+    }
+}

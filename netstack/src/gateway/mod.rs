@@ -1,0 +1,450 @@
+//! The gateway of a network, as one port sees it: it answers what is meant for itself and turns the
+//! rest into flows with sockets of the host.
+//!
+//! It is never a router between networks, and nothing here waits: what the host or the name service
+//! answers later comes in through `handle_ready` and the worker.
+
+pub mod destination;
+pub mod flow;
+pub mod names;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use self::destination::{Destination, judge};
+use self::flow::echo::{EchoFlows, send_fragmented};
+use self::flow::tcp::{Target, TcpFlows};
+use self::flow::udp::{Outgoing, UdpFlows};
+use self::flow::{FlowContext, FlowKey};
+use self::names::{Asker, NAMES_PORT, NameService, Ticket};
+use crate::budget::TokenBucket;
+use crate::command::{PortSpec, Transport as Protocol};
+use crate::counters::DropReason;
+use crate::frame::vnet_header::{GsoKind, VnetHeader};
+use crate::host::{Fragmentation, Host};
+use crate::ids::MacAddr;
+use crate::port::Port;
+use crate::switch::directory::{Directory, NetworkView};
+use crate::time::Instant;
+use crate::wire::arp::{Arp, Operation};
+use crate::wire::headers::{ChecksumState, Ipv4, Transport, parse_transport};
+use crate::wire::icmp::{ECHO_REQUEST, ICMP_LEN, IcmpError, IcmpHeader, echo_reply};
+use crate::wire::reassembly::{Outcome, Reassembly};
+use crate::wire::tcp::{Flags, TcpHeader};
+use crate::wire::udp::{UDP_LEN, UdpHeader};
+use crate::wire::{ETHERNET_LEN, be16};
+
+/// ICMP errors to one guest in a second (RFC 1812 4.3.2.8 asks for a limit).
+const ICMP_ERROR_RATE: u32 = 100;
+
+/// One port's side of the gateway.
+pub struct Gateway<H: Host> {
+    /// TCP flows.
+    pub tcp: TcpFlows<H::Stream>,
+    /// UDP flows.
+    pub udp: UdpFlows<H::Datagram>,
+    /// ICMP echo flows.
+    pub echo: EchoFlows<H::Datagram>,
+    /// Fragments that wait for their rest.
+    pub reassembly: Reassembly,
+    /// Name queries under way.
+    pub names_in_flight: usize,
+    /// How often the port may ask for names.
+    pub name_rate: TokenBucket,
+    error_rate: TokenBucket,
+}
+
+/// What the gateway needs of the worker while it handles a packet.
+pub struct GatewayContext<'a, P, H, N> {
+    /// What flows need.
+    pub flow: FlowContext<'a, P, H>,
+    /// The name service.
+    pub names: &'a mut N,
+    /// The port.
+    pub port: &'a PortSpec,
+    /// Its network.
+    pub network: &'a NetworkView,
+    /// All networks.
+    pub directory: &'a Directory,
+    /// Which life of the slot this is.
+    pub generation: u32,
+    /// Where refusals are told.
+    pub refusals: &'a mut Vec<Refusal>,
+}
+
+/// A flow that was refused by rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which transport, or `None` for ICMP.
+    pub protocol: Option<Protocol>,
+    /// Where to.
+    pub to: SocketAddrV4,
+    /// Which rule.
+    pub rule: DropReason,
+}
+
+impl<P: Port, H: Host, N> GatewayContext<'_, P, H, N> {
+    fn drop(&mut self, reason: DropReason) {
+        self.flow.to_guest.counters.drop(reason);
+    }
+
+    fn refuse(&mut self, protocol: Option<Protocol>, to: SocketAddrV4, rule: DropReason) {
+        self.drop(rule);
+        self.refusals.push(Refusal { protocol, to, rule });
+    }
+}
+
+impl<H: Host> Gateway<H> {
+    /// A gateway without flows.
+    pub fn new(seed: u64, mtu: u16, now: Instant) -> Self {
+        Self {
+            tcp: TcpFlows::new(seed, mtu, now),
+            udp: UdpFlows::new(seed),
+            echo: EchoFlows::default(),
+            reassembly: Reassembly::default(),
+            names_in_flight: 0,
+            name_rate: TokenBucket::new(names::SUSTAINED_RATE, 2 * names::SUSTAINED_RATE),
+            error_rate: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
+        }
+    }
+
+    /// Answers for the gateway and for every neighbour; a probe is only answered when the address is
+    /// somebody else's (RFC 5227).
+    pub fn handle_arp<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        arp: &Arp,
+    ) {
+        let owner = match arp.operation {
+            Operation::Reply => return,
+            Operation::Request if arp.target == cx.port.address => return,
+            Operation::Request => owner_of(cx.network, arp.target),
+        };
+        let Some(owner) = owner else { return cx.drop(DropReason::ArpUnknown) };
+        let reply = Arp {
+            operation: Operation::Reply,
+            sender_mac: owner,
+            sender: arp.target,
+            target_mac: arp.sender_mac,
+            target: arp.sender,
+        };
+        let mut frame = Vec::new();
+        reply.emit(&mut frame);
+        cx.flow.to_guest.send_ethernet(&frame);
+    }
+
+    /// Takes a guest's IPv4 packet; `frame` starts with its Ethernet header.
+    pub fn handle_packet<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        vnet: &VnetHeader,
+        frame: &mut [u8],
+    ) {
+        let packet = &mut frame[ETHERNET_LEN..ETHERNET_LEN + ip.total_len];
+        if ip.ttl == 0 {
+            return cx.drop(DropReason::TtlExpired);
+        }
+        if ip.ttl == 1 && ip.destination != cx.network.spec.gateway {
+            cx.drop(DropReason::TtlExpired);
+            return self.tell(cx, ip, IcmpError::TtlExceeded, packet);
+        }
+        if ip.is_fragment() {
+            return self.handle_fragment(cx, ip, packet);
+        }
+        let gso = vnet.gso.filter(|gso| gso.kind == GsoKind::UdpL4).map(|gso| gso.size);
+        self.handle_whole(cx, ip, &ip.transport, gso, packet);
+    }
+
+    fn handle_fragment<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        packet: &[u8],
+    ) {
+        let now = cx.flow.now;
+        let payload = match self.reassembly.handle_fragment(now, ip, &packet[ip.header_len..]) {
+            Outcome::Whole(payload) => payload,
+            Outcome::Waiting(reasons) => {
+                return reasons.into_iter().for_each(|reason| cx.drop(reason));
+            }
+            Outcome::Dropped(reason) => return cx.drop(reason),
+        };
+        let mut whole = packet[..ip.header_len].to_vec();
+        whole.extend_from_slice(&payload);
+        let total_len = whole.len();
+        let Ok(total) = u16::try_from(total_len) else {
+            return cx.drop(DropReason::FragmentOverlap);
+        };
+        whole[2..4].copy_from_slice(&total.to_be_bytes());
+        whole[6..8].fill(0);
+        crate::wire::ipv4::fill_checksum(&mut whole, ip.header_len);
+        let ip = Ipv4 { total_len, more_fragments: false, fragment_offset: 0, ..*ip };
+        match parse_transport(&ip, &whole[ip.header_len..], ChecksumState::Full) {
+            Ok(transport) => self.handle_whole(cx, &ip, &transport, None, &mut whole),
+            Err(reason) => cx.drop(reason),
+        }
+    }
+
+    fn handle_whole<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        transport: &Transport,
+        segment_size: Option<u16>,
+        packet: &mut [u8],
+    ) {
+        match transport {
+            Transport::Tcp(header) => self.handle_tcp(cx, ip, header, packet),
+            Transport::Udp(header) => self.handle_udp(cx, ip, header, segment_size, packet),
+            Transport::Icmp(header) => self.handle_icmp(cx, ip, header, packet),
+            Transport::Fragment | Transport::Other => {
+                cx.drop(DropReason::Protocol);
+                self.tell(cx, ip, IcmpError::ProtocolUnreachable, packet);
+            }
+        }
+    }
+
+    fn handle_tcp<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        header: &TcpHeader,
+        packet: &mut [u8],
+    ) {
+        let key = FlowKey {
+            guest: ip.source_endpoint(header.source_port),
+            remote: ip.destination_endpoint(header.destination_port),
+        };
+        if self.tcp.handle_segment(&mut cx.flow, &key, packet, header) {
+            return;
+        }
+        if !header.flags.has(Flags::SYN) || header.flags.has(Flags::ACK) {
+            cx.drop(DropReason::TcpNoFlow);
+            return flow::tcp::reset(&mut cx.flow, &key, header);
+        }
+        if header.flags.has(Flags::RST) || header.flags.has(Flags::FIN) {
+            return cx.drop(DropReason::TcpHeader);
+        }
+        let target = match self.judge(cx, Protocol::Tcp, key.remote) {
+            Destination::Host(to) => Target::Host(to),
+            Destination::Names if self.tcp.conversations() < names::MAX_CONVERSATIONS => {
+                Target::Names
+            }
+            Destination::Names => {
+                cx.drop(DropReason::DnsBudget);
+                return flow::tcp::reset(&mut cx.flow, &key, header);
+            }
+            Destination::Refused(DropReason::NoRoute) => {
+                cx.drop(DropReason::NoRoute);
+                return self.tell(cx, ip, IcmpError::NetUnreachable, packet);
+            }
+            Destination::Refused(rule) => {
+                cx.refuse(Some(Protocol::Tcp), key.remote, rule);
+                return flow::tcp::reset(&mut cx.flow, &key, header);
+            }
+        };
+        self.tcp.handle_syn(&mut cx.flow, key, packet, header, target);
+    }
+
+    fn handle_udp<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        header: &UdpHeader,
+        segment_size: Option<u16>,
+        packet: &[u8],
+    ) {
+        let key = FlowKey {
+            guest: ip.source_endpoint(header.source_port),
+            remote: ip.destination_endpoint(header.destination_port),
+        };
+        let to = if self.udp.contains(&key) {
+            key.remote.into()
+        } else {
+            match self.judge(cx, Protocol::Udp, key.remote) {
+                Destination::Host(to) => to,
+                Destination::Names => {
+                    let message = &packet[ip.header_len + UDP_LEN..];
+                    return self.handle_query(cx, key.guest, message);
+                }
+                Destination::Refused(rule) => {
+                    let error = match rule {
+                        DropReason::GatewayPort => IcmpError::PortUnreachable,
+                        DropReason::NoRoute => IcmpError::NetUnreachable,
+                        _ => IcmpError::AdministrativelyProhibited,
+                    };
+                    cx.refuse(Some(Protocol::Udp), key.remote, rule);
+                    return self.tell(cx, ip, error, packet);
+                }
+            }
+        };
+        let outgoing = Outgoing {
+            packet,
+            payload: &packet[ip.header_len + UDP_LEN..],
+            segment_size,
+            fragmentation: if ip.dont_fragment {
+                Fragmentation::Forbidden
+            } else {
+                Fragmentation::Allowed
+            },
+        };
+        self.udp.handle_datagram(&mut cx.flow, key, to, outgoing);
+    }
+
+    fn judge<P: Port, N>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        protocol: Protocol,
+        to: SocketAddrV4,
+    ) -> Destination {
+        let host = &mut *cx.flow.host;
+        judge(cx.port, cx.network, cx.directory, protocol, to, |ip| host.route(ip))
+    }
+
+    fn handle_query<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        from: SocketAddrV4,
+        message: &[u8],
+    ) {
+        if !self.may_ask(cx.flow.now) {
+            return cx.drop(DropReason::DnsBudget);
+        }
+        self.names_in_flight += 1;
+        let ticket =
+            Ticket { slot: cx.flow.slot, generation: cx.generation, asker: Asker::Datagram(from) };
+        cx.names.handle_query(cx.flow.now, ticket, cx.network, Protocol::Udp, message);
+    }
+
+    /// Whether the port may ask the name service one more question; counts it when it may.
+    pub fn may_ask(&mut self, now: Instant) -> bool {
+        self.names_in_flight < names::MAX_IN_FLIGHT && self.name_rate.take(now)
+    }
+
+    fn handle_icmp<P: Port, N: NameService>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        header: &IcmpHeader,
+        packet: &[u8],
+    ) {
+        if header.kind != ECHO_REQUEST || header.code != 0 {
+            // Errors of a guest about our own segments and datagrams: nothing we send depends on them.
+            return cx.drop(DropReason::Icmp);
+        }
+        let message = &packet[ip.header_len..];
+        if ip.destination == cx.network.spec.gateway {
+            let reply = echo_reply(
+                ip.destination,
+                ip.source,
+                64,
+                header.identifier,
+                header.sequence,
+                &message[ICMP_LEN..],
+            );
+            return send_fragmented(&mut cx.flow, &reply);
+        }
+        let host = &mut *cx.flow.host;
+        let allowed =
+            destination::address(cx.network, cx.directory, ip.destination, |ip| host.route(ip));
+        match allowed {
+            Ok(()) => self.echo.handle_request(
+                &mut cx.flow,
+                ip.source,
+                ip.destination,
+                header,
+                packet,
+                message,
+            ),
+            Err(rule) => {
+                let error = match rule {
+                    DropReason::NoRoute => IcmpError::NetUnreachable,
+                    _ => IcmpError::AdministrativelyProhibited,
+                };
+                cx.refuse(None, SocketAddrV4::new(ip.destination, 0), rule);
+                self.tell(cx, ip, error, packet);
+            }
+        }
+    }
+
+    /// Sends an ICMP error about a packet, where RFC 1122 3.2.2 allows one and the rate does.
+    fn tell<P: Port, N>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv4,
+        error: IcmpError,
+        packet: &[u8],
+    ) {
+        let about_error = ip.protocol == crate::wire::icmp::PROTOCOL_ICMP
+            && !matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == ECHO_REQUEST);
+        let forbidden = about_error
+            || ip.fragment_offset > 0
+            || ip.destination.is_multicast()
+            || ip.destination.is_broadcast();
+        if !forbidden && self.error_rate.take(cx.flow.now) {
+            let message = error.emit(cx.network.spec.gateway, ip.source, packet);
+            cx.flow.to_guest.send_ip(&message);
+        }
+    }
+
+    /// Sends an answer of the name service to the guest's socket that asked.
+    pub fn handle_answer<P: Port>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        to: SocketAddrV4,
+        message: &[u8],
+    ) {
+        self.names_in_flight = self.names_in_flight.saturating_sub(1);
+        if !message.is_empty() {
+            let from = SocketAddrV4::new(cx.gateway, NAMES_PORT);
+            let identification = message.get(..2).map_or(0, |id| be16(id, 0));
+            flow::udp::send_to_guest(cx, from, to, message, identification);
+        }
+    }
+
+    /// Hands an answer of the name service to the conversation that asked, if it is still there.
+    pub fn handle_conversation_answer(
+        &mut self,
+        now: Instant,
+        flow: usize,
+        number: u64,
+        message: &[u8],
+    ) {
+        self.names_in_flight = self.names_in_flight.saturating_sub(1);
+        if let Some(conversation) = self.tcp.conversation(flow)
+            && conversation.number == number
+        {
+            conversation.answer(now, message);
+            self.tcp.mark(flow);
+        }
+    }
+
+    /// Serves what has waited for its time.
+    pub fn handle_timeout(&mut self, now: Instant) -> usize {
+        self.tcp.handle_timeout(now);
+        self.udp.handle_timeout(now);
+        self.echo.handle_timeout(now);
+        self.reassembly.handle_timeout(now)
+    }
+
+    /// When [`Gateway::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.tcp.poll_timeout(),
+            self.udp.poll_timeout(),
+            self.echo.poll_timeout(),
+            self.reassembly.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+fn owner_of(network: &NetworkView, address: Ipv4Addr) -> Option<MacAddr> {
+    if address == network.spec.gateway {
+        Some(network.spec.gateway_mac)
+    } else {
+        network.member(address).map(|member| member.mac)
+    }
+}

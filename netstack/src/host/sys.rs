@@ -1,0 +1,80 @@
+//! Real sockets, registered with a worker's epoll when they are opened.
+
+mod route;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::epoll;
+
+pub use self::route::RouteQuery;
+pub use self::tcp::{SysListener, SysStream};
+pub use self::udp::SysDatagram;
+use super::{Host, Route, Token};
+
+/// Opens real sockets.
+#[derive(Debug)]
+pub struct SysHost {
+    poller: Arc<OwnedFd>,
+    routes: RouteQuery,
+}
+
+impl SysHost {
+    /// Opens sockets whose readiness goes to `poller`, an epoll descriptor.
+    pub fn new(poller: Arc<OwnedFd>) -> io::Result<Self> {
+        Ok(Self { poller, routes: RouteQuery::new()? })
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: Token, flags: epoll::EventFlags) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.to_bits());
+        Ok(epoll::add(&*self.poller, fd, data, flags)?)
+    }
+
+    fn watch_both_ways(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        self.watch(fd, token, flags)
+    }
+}
+
+impl Host for SysHost {
+    type Stream = SysStream;
+    type Datagram = SysDatagram;
+    type Listener = SysListener;
+
+    fn connect(&mut self, to: SocketAddr, token: Token) -> io::Result<SysStream> {
+        let stream = SysStream::connect(to)?;
+        self.watch_both_ways(stream.as_fd(), token)?;
+        Ok(stream)
+    }
+
+    fn open_udp(&mut self, to: SocketAddr, token: Token) -> io::Result<SysDatagram> {
+        let datagram = SysDatagram::udp(to)?;
+        self.watch(datagram.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(datagram)
+    }
+
+    fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<SysDatagram> {
+        let datagram = SysDatagram::echo(to)?;
+        self.watch(datagram.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(datagram)
+    }
+
+    fn watch_listener(&mut self, listener: &SysListener, token: Token) -> io::Result<()> {
+        self.watch(listener.as_fd(), token, epoll::EventFlags::IN)
+    }
+
+    fn watch_stream(&mut self, stream: &SysStream, token: Token) -> io::Result<()> {
+        self.watch_both_ways(stream.as_fd(), token)
+    }
+
+    fn route(&mut self, to: Ipv4Addr) -> Route {
+        self.routes.ask(to)
+    }
+}

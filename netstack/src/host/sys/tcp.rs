@@ -1,0 +1,116 @@
+//! TCP sockets of the host.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with,
+    connect, ipproto, recv, send, shutdown, socket_with, sockopt,
+};
+
+use crate::host::{Listener, Stream};
+
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+/// A TCP connection.
+#[derive(Debug)]
+pub struct SysStream {
+    fd: OwnedFd,
+}
+
+impl SysStream {
+    pub(super) fn connect(to: SocketAddr) -> io::Result<Self> {
+        let family = match to {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let fd = socket_with(family, SocketType::STREAM, FLAGS, Some(ipproto::TCP))?;
+        let stream = Self::tuned(fd);
+        match connect(&stream.fd, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Small writes of the guest leave at once (it has its own Nagle), and a peer that vanished is found.
+    fn tuned(fd: OwnedFd) -> Self {
+        // Neither fails on a TCP socket, and neither is needed for correctness.
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+        let _ = sockopt::set_socket_keepalive(&fd, true);
+        Self { fd }
+    }
+}
+
+impl AsFd for SysStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Stream for SysStream {
+    fn connected(&mut self) -> io::Result<()> {
+        Ok(sockopt::socket_error(&self.fd)??)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(&self.fd, &mut *buffer, RecvFlags::empty())?.0)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.fd, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn finish(&mut self) {
+        // Fails only where the connection is already gone, which reading tells.
+        let _ = shutdown(&self.fd, Shutdown::Write);
+    }
+
+    fn reset(self) {
+        // Closing with a linger of zero sends RST instead of FIN.
+        let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
+    }
+}
+
+/// A listening socket of a published port.
+#[derive(Debug)]
+pub struct SysListener {
+    fd: OwnedFd,
+}
+
+impl SysListener {
+    /// Takes over a socket that listens, and makes it nonblocking.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        if !sockopt::socket_acceptconn(&fd)? {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd })
+    }
+}
+
+impl AsFd for SysListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Listener for SysListener {
+    type Stream = SysStream;
+
+    fn accept(&mut self) -> io::Result<(SysStream, SocketAddrV4)> {
+        let (fd, address) = acceptfrom_with(&self.fd, FLAGS)?;
+        let client = match address.and_then(|address| SocketAddr::try_from(address).ok()) {
+            Some(SocketAddr::V4(client)) => client,
+            Some(SocketAddr::V6(client)) => match client.ip().to_ipv4_mapped() {
+                Some(ip) => SocketAddrV4::new(ip, client.port()),
+                // Another family: the workload will see the gateway.
+                None => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, client.port()),
+            },
+            None => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+        };
+        Ok((SysStream::tuned(fd), client))
+    }
+}

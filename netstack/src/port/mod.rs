@@ -1,0 +1,60 @@
+//! Where frames come from and go to: one port is one network interface of one workload.
+
+pub mod tap;
+pub mod to_guest;
+
+use crate::frame::vnet_header::VNET_LEN;
+use crate::wire::ETHERNET_LEN;
+
+/// The longest frame a port carries: virtio-net header, Ethernet header, 65,535 bytes of IP.
+pub const MAX_FRAME: usize = VNET_LEN + ETHERNET_LEN + 65_535;
+
+/// A source and sink of frames, each with a virtio-net header in front.
+pub trait Port {
+    /// Reads one frame into `buffer`, which holds at least [`MAX_FRAME`] bytes. Never waits.
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive;
+
+    /// Hands one frame over. Never waits; a frame that is not [`Transmit::Sent`] may be offered again.
+    fn transmit(&mut self, frame: &[u8]) -> Transmit;
+
+    /// Whether the next frame would be taken.
+    fn has_room(&mut self) -> bool;
+
+    /// What the receiver of transmitted frames does itself.
+    fn offloads(&self) -> Offloads;
+}
+
+/// What reading a frame came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// A frame of that many bytes, virtio-net header included.
+    Frame(usize),
+    /// Nothing for now.
+    Empty,
+    /// Never again.
+    Gone,
+}
+
+/// What writing a frame came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// The receiver has it.
+    Sent,
+    /// The receiver takes no more for now.
+    Full,
+    /// Never again.
+    Gone,
+}
+
+/// What a receiver of frames does itself, so that we need not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// Nothing: every frame is complete and fits the MTU.
+    None,
+    /// It completes checksums.
+    Checksum,
+    /// It completes checksums and takes TCP segments of 64 KiB whole.
+    ChecksumAndTcp,
+    /// As before, and UDP likewise (USO).
+    ChecksumTcpAndUdp,
+}

@@ -1,0 +1,65 @@
+//! A tap device (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, virtio-net headers of twelve bytes).
+//!
+//! The device is made and configured elsewhere; here a descriptor is read and written. A write is taken
+//! by the namespace's stack at once, so a tap is never full.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::{Offloads, Port, Receive, Transmit};
+
+/// An open tap.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+}
+
+impl Tap {
+    /// Takes over a descriptor on which the interface is already set, and makes it nonblocking.
+    pub fn new(fd: OwnedFd) -> rustix::io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Ok(Self { fd })
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Port for Tap {
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
+        loop {
+            match rustix::io::read(&self.fd, &mut *buffer) {
+                Ok(0) => return Receive::Gone,
+                Ok(len) => return Receive::Frame(len),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Receive::Empty,
+                Err(_) => return Receive::Gone,
+            }
+        }
+    }
+
+    fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        loop {
+            match rustix::io::write(&self.fd, frame) {
+                Ok(_) => return Transmit::Sent,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Transmit::Full,
+                // The interface is down: the frame is lost, as on a cable that is not plugged in.
+                Err(Errno::IO) => return Transmit::Sent,
+                Err(_) => return Transmit::Gone,
+            }
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::ChecksumAndTcp
+    }
+}

@@ -1,0 +1,139 @@
+//! The way of a frame to a guest: Ethernet header, offloads that the guest lacks, counters.
+
+use super::{Offloads, Port, Transmit};
+use crate::counters::{Counters, DropReason};
+use crate::frame::offload;
+use crate::frame::vnet_header::{GsoKind, VNET_LEN, VnetHeader};
+use crate::ids::MacAddr;
+use crate::wire::ETHERNET_LEN;
+use crate::wire::headers::{ChecksumState, Headers};
+
+/// Bytes in front of an IP packet in a frame buffer.
+pub const IP_OFFSET: usize = VNET_LEN + ETHERNET_LEN;
+
+/// Writes frames to one guest, from the gateway.
+pub struct ToGuest<'a, P> {
+    /// The guest's port.
+    pub port: &'a mut P,
+    /// The port's counters.
+    pub counters: &'a mut Counters,
+    /// The guest's address.
+    pub guest_mac: MacAddr,
+    /// Our address.
+    pub gateway_mac: MacAddr,
+    /// At least [`MAX_FRAME`](super::MAX_FRAME) bytes to build frames in.
+    pub scratch: &'a mut [u8],
+}
+
+impl<P: Port> ToGuest<'_, P> {
+    /// Sends a finished IPv4 packet.
+    pub fn send_ip(&mut self, packet: &[u8]) -> Transmit {
+        self.send_ip_parts(&[packet])
+    }
+
+    /// Sends a finished IPv4 packet that lies in pieces.
+    pub fn send_ip_parts(&mut self, parts: &[&[u8]]) -> Transmit {
+        let mut at = IP_OFFSET;
+        for part in parts {
+            self.scratch[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.send_scratch(at - IP_OFFSET, VnetHeader::default())
+    }
+
+    /// Sends a finished Ethernet frame.
+    pub fn send_ethernet(&mut self, frame: &[u8]) -> Transmit {
+        self.scratch[VNET_LEN..VNET_LEN + frame.len()].copy_from_slice(frame);
+        self.scratch[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
+        deliver(self.port, self.counters, &mut self.scratch[..VNET_LEN + frame.len()], None)
+    }
+
+    /// Sends the IPv4 packet of `len` bytes that was built at [`IP_OFFSET`] of the scratch buffer.
+    pub fn send_scratch(&mut self, len: usize, vnet: VnetHeader) -> Transmit {
+        let frame = &mut self.scratch[..IP_OFFSET + len];
+        frame[..VNET_LEN].copy_from_slice(&vnet.emit());
+        frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&self.guest_mac.0);
+        frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&self.gateway_mac.0);
+        frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&[8, 0]);
+        deliver(self.port, self.counters, frame, None)
+    }
+}
+
+/// Hands a frame (virtio-net header in front) to `port`, doing first what its guest does not do itself.
+/// `headers` saves parsing again where the caller has them.
+pub fn deliver<P: Port>(
+    port: &mut P,
+    counters: &mut Counters,
+    frame: &mut [u8],
+    headers: Option<&Headers>,
+) -> Transmit {
+    let vnet = VnetHeader::parse(frame[..VNET_LEN].try_into().expect("twelve bytes"))
+        .expect("frames to a guest carry a header of ours or one that was checked");
+    let offloads = port.offloads();
+    let takes_gso = match vnet.gso.map(|gso| gso.kind) {
+        None => true,
+        Some(GsoKind::Tcpv4) => {
+            matches!(offloads, Offloads::ChecksumAndTcp | Offloads::ChecksumTcpAndUdp)
+        }
+        Some(GsoKind::UdpL4) => offloads == Offloads::ChecksumTcpAndUdp,
+    };
+    if !takes_gso {
+        return deliver_segments(port, counters, frame, vnet, headers);
+    }
+    if let (Some(partial), Offloads::None) = (vnet.checksum, offloads) {
+        offload::complete_checksum(&mut frame[VNET_LEN..], partial);
+        frame[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
+    }
+    transmit(port, counters, frame)
+}
+
+fn deliver_segments<P: Port>(
+    port: &mut P,
+    counters: &mut Counters,
+    frame: &[u8],
+    vnet: VnetHeader,
+    headers: Option<&Headers>,
+) -> Transmit {
+    let frame = &frame[VNET_LEN..];
+    let parsed;
+    let headers = match headers {
+        Some(headers) => headers,
+        None => match Headers::parse(frame, ChecksumState::Partial) {
+            Ok(headers) => {
+                parsed = headers;
+                &parsed
+            }
+            Err(reason) => {
+                counters.drop(reason);
+                return Transmit::Sent;
+            }
+        },
+    };
+    let gso = vnet.gso.expect("only frames with segments come here");
+    let mut result = Transmit::Sent;
+    let segmented = offload::segment(frame, headers, gso, |piece| {
+        if result != Transmit::Gone {
+            match transmit(port, counters, piece) {
+                Transmit::Sent => {}
+                failed => result = failed,
+            }
+        }
+    });
+    if let Err(reason) = segmented {
+        counters.drop(reason);
+    }
+    result
+}
+
+fn transmit<P: Port>(port: &mut P, counters: &mut Counters, frame: &[u8]) -> Transmit {
+    let result = port.transmit(frame);
+    match result {
+        Transmit::Sent => {
+            counters.frames_to_guest += 1;
+            counters.bytes_to_guest += (frame.len() - VNET_LEN) as u64;
+        }
+        Transmit::Full => counters.drop(DropReason::ToGuestFull),
+        Transmit::Gone => counters.drop(DropReason::ToGuestGone),
+    }
+    result
+}

@@ -1,0 +1,152 @@
+//! What a guest may say: only what carries its own addresses. Everything else is dropped at its own port,
+//! before anyone else sees it.
+
+use std::net::Ipv4Addr;
+
+use crate::command::PortSpec;
+use crate::counters::DropReason;
+use crate::ids::MacAddr;
+use crate::wire::arp::{Arp, Operation};
+use crate::wire::headers::{Headers, Ipv4, Network};
+
+/// Lets a frame of the port pass, or says why not.
+pub fn check(port: &PortSpec, headers: &Headers) -> Result<(), DropReason> {
+    check_source(port.mac, headers.source)?;
+    match &headers.network {
+        Network::Arp(arp) => check_arp(port, arp),
+        Network::Ipv4(ip) => check_ipv4(port, ip),
+    }
+}
+
+/// The source address alone, which can be judged even when the rest of a frame cannot be parsed.
+pub fn check_source(own: MacAddr, source: MacAddr) -> Result<(), DropReason> {
+    if source == own { Ok(()) } else { Err(DropReason::MacSpoof) }
+}
+
+/// Own addresses only; a probe (RFC 5227) has no sender address yet.
+fn check_arp(port: &PortSpec, arp: &Arp) -> Result<(), DropReason> {
+    let is_probe = arp.operation == Operation::Request && arp.sender.is_unspecified();
+    if arp.sender_mac == port.mac && (arp.sender == port.address || is_probe) {
+        Ok(())
+    } else {
+        Err(DropReason::ArpSpoof)
+    }
+}
+
+fn check_ipv4(port: &PortSpec, ip: &Ipv4) -> Result<(), DropReason> {
+    if ip.source == ip.destination {
+        return Err(DropReason::Land);
+    }
+    if is_martian(ip.source) {
+        // A DHCP client has no address yet; its messages are for the gateway alone.
+        let from_client = ip.source.is_unspecified() && ip.destination.is_broadcast();
+        return Err(if from_client { DropReason::Dhcp } else { DropReason::Martian });
+    }
+    if ip.source != port.address {
+        return Err(DropReason::IpSpoof);
+    }
+    Ok(())
+}
+
+/// Sources that never appear on a wire (RFC 1122 3.2.1.3, RFC 6890): this network, loopback, multicast,
+/// reserved, broadcast.
+fn is_martian(source: Ipv4Addr) -> bool {
+    matches!(source.octets()[0], 0 | 127 | 224..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{NetworkId, PortId};
+    use crate::wire::headers::Transport;
+
+    fn port() -> PortSpec {
+        PortSpec {
+            id: PortId(1),
+            network: NetworkId(1),
+            name: "a".into(),
+            aliases: vec![],
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            address: Ipv4Addr::new(10, 88, 0, 2),
+            default_route: true,
+            allow_host: vec![],
+        }
+    }
+
+    fn ipv4(source: [u8; 4], destination: [u8; 4]) -> Headers {
+        Headers {
+            destination: MacAddr([2, 0, 0, 0, 0, 1]),
+            source: port().mac,
+            network: Network::Ipv4(Ipv4 {
+                source: source.into(),
+                destination: destination.into(),
+                protocol: 99,
+                ttl: 64,
+                header_len: 20,
+                total_len: 20,
+                identification: 0,
+                dont_fragment: false,
+                more_fragments: false,
+                fragment_offset: 0,
+                transport: Transport::Other,
+            }),
+        }
+    }
+
+    #[test]
+    fn only_the_ports_own_addresses_pass() {
+        for (source, destination, verdict) in [
+            ([10, 88, 0, 2], [10, 88, 0, 3], Ok(())),
+            ([10, 88, 0, 3], [10, 88, 0, 4], Err(DropReason::IpSpoof)),
+            ([10, 88, 0, 1], [10, 88, 0, 4], Err(DropReason::IpSpoof)),
+            ([192, 0, 2, 1], [10, 88, 0, 4], Err(DropReason::IpSpoof)),
+            ([10, 88, 0, 2], [10, 88, 0, 2], Err(DropReason::Land)),
+            ([127, 0, 0, 1], [10, 88, 0, 1], Err(DropReason::Martian)),
+            ([0, 1, 2, 3], [10, 88, 0, 1], Err(DropReason::Martian)),
+            ([224, 0, 0, 1], [10, 88, 0, 1], Err(DropReason::Martian)),
+            ([255, 255, 255, 255], [10, 88, 0, 1], Err(DropReason::Martian)),
+            ([0, 0, 0, 0], [255, 255, 255, 255], Err(DropReason::Dhcp)),
+        ] {
+            assert_eq!(check(&port(), &ipv4(source, destination)), verdict, "{source:?}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_source_mac_never_passes() {
+        for source in
+            [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 3], [0; 6], [0xff; 6], [3, 0, 0, 0, 0, 2]]
+        {
+            let mut headers = ipv4([10, 88, 0, 2], [10, 88, 0, 3]);
+            headers.source = MacAddr(source);
+            assert_eq!(check(&port(), &headers), Err(DropReason::MacSpoof));
+        }
+    }
+
+    #[test]
+    fn arp_claims_only_the_ports_own_address() {
+        let arp = |operation, sender: [u8; 4], sender_mac| Headers {
+            destination: MacAddr::BROADCAST,
+            source: port().mac,
+            network: Network::Arp(Arp {
+                operation,
+                sender_mac: MacAddr(sender_mac),
+                sender: sender.into(),
+                target_mac: MacAddr([0; 6]),
+                target: Ipv4Addr::new(10, 88, 0, 1),
+            }),
+        };
+        let own = port().mac.0;
+        let verdict = |headers| check(&port(), &headers);
+        assert_eq!(verdict(arp(Operation::Request, [10, 88, 0, 2], own)), Ok(()));
+        assert_eq!(verdict(arp(Operation::Reply, [10, 88, 0, 2], own)), Ok(()));
+        assert_eq!(verdict(arp(Operation::Request, [0, 0, 0, 0], own)), Ok(()));
+        for (operation, sender, mac) in [
+            (Operation::Reply, [0, 0, 0, 0], own),
+            (Operation::Reply, [10, 88, 0, 1], own),
+            (Operation::Request, [10, 88, 0, 3], own),
+            (Operation::Request, [10, 88, 0, 2], [2, 0, 0, 0, 0, 1]),
+        ] {
+            assert_eq!(verdict(arp(operation, sender, mac)), Err(DropReason::ArpSpoof));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Drives a [`Worker`] with real time, real sockets and epoll.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use super::{Worker, WorkerCommand, WorkerEvent};
+use crate::gateway::names::NameService;
+use crate::host::sys::{SysHost, SysListener};
+use crate::host::{Readiness, Token, TokenKind};
+use crate::port::tap::Tap;
+use crate::time::Instant;
+
+/// Events taken from epoll at once.
+const MAX_EVENTS: usize = 256;
+
+/// The control thread's end of a running worker.
+pub struct WorkerHandle {
+    commands: mpsc::Sender<WorkerCommand<Tap, SysListener>>,
+    wake: Arc<OwnedFd>,
+    poller: Arc<OwnedFd>,
+}
+
+impl WorkerHandle {
+    /// Gives the worker a command. A tap's descriptor must have been [watched](Self::watch) before.
+    pub fn send(&self, command: WorkerCommand<Tap, SysListener>) {
+        // A worker that has ended takes no commands, and its end is noticed by who joined it.
+        if self.commands.send(command).is_ok() {
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Lets the worker hear of frames on a tap that will be put into `slot`.
+    pub fn watch(&self, tap: &Tap, slot: u16) -> io::Result<()> {
+        let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
+        let data = epoll::EventData::new_u64(token.to_bits());
+        Ok(epoll::add(&*self.poller, tap.as_fd(), data, epoll::EventFlags::IN)?)
+    }
+}
+
+/// A worker about to run.
+pub struct WorkerLoop<N> {
+    worker: Worker<Tap, SysHost, N>,
+    commands: mpsc::Receiver<WorkerCommand<Tap, SysListener>>,
+    wake: Arc<OwnedFd>,
+    poller: Arc<OwnedFd>,
+    start: std::time::Instant,
+}
+
+impl<N: NameService> WorkerLoop<N> {
+    /// A worker with its handle. `seed` must be unpredictable.
+    pub fn new(names: N, seed: u64) -> io::Result<(Self, WorkerHandle)> {
+        let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*poller, &*wake, data, epoll::EventFlags::IN)?;
+        let (sender, commands) = mpsc::channel();
+        let worker = Worker::new(SysHost::new(Arc::clone(&poller))?, names, seed);
+        let handle =
+            WorkerHandle { commands: sender, wake: Arc::clone(&wake), poller: Arc::clone(&poller) };
+        Ok((Self { worker, commands, wake, poller, start: std::time::Instant::now() }, handle))
+    }
+
+    /// Runs until it is told to stop. `tell` gets what control should hear, and must not wait.
+    pub fn run(mut self, mut tell: impl FnMut(WorkerEvent)) -> io::Result<()> {
+        let mut events = Vec::with_capacity(MAX_EVENTS);
+        while !self.worker.is_stopped() {
+            let timeout = self.timeout();
+            events.clear();
+            match epoll::wait(&*self.poller, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = self.now();
+            for event in &events {
+                let Some(token) = Token::from_bits(event.data.u64()) else { continue };
+                if token.kind == TokenKind::Commands {
+                    self.handle_commands(now);
+                } else {
+                    self.worker.handle_ready(now, token, readiness(event.flags));
+                }
+            }
+            if self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= now) {
+                self.worker.handle_timeout(now);
+            }
+            while let Some(event) = self.worker.poll_event() {
+                tell(event);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_commands(&mut self, now: Instant) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.wake, &mut count);
+        while let Ok(command) = self.commands.try_recv() {
+            self.worker.handle_command(now, command);
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::START + self.start.elapsed()
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        if self.worker.is_busy() {
+            return Some(timespec(Duration::ZERO));
+        }
+        self.worker.poll_timeout().map(|at| timespec(at.since(self.now())))
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+fn readiness(flags: epoll::EventFlags) -> Readiness {
+    use epoll::EventFlags as Flags;
+    let ended = flags.intersects(Flags::ERR | Flags::HUP);
+    Readiness {
+        readable: ended || flags.intersects(Flags::IN | Flags::RDHUP),
+        writable: ended || flags.contains(Flags::OUT),
+    }
+}

@@ -1,0 +1,459 @@
+//! One worker: the ports it owns, and all that happens to them.
+//!
+//! The worker waits for nothing and reads no clock. Whoever drives it (the epoll loop of `event_loop`, or
+//! the simulated lab) calls the `handle_*` methods when something happened, `poll_timeout` to know when
+//! to come back, and `poll_event` for what control should hear.
+//!
+//! A panic while a port is served closes that port and no other.
+
+pub mod event_loop;
+mod exchanges;
+mod slot;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use self::exchanges::Exchanges;
+use self::slot::Slot;
+use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
+use crate::counters::DropReason;
+use crate::gateway::names::{Action, Asker, NameService, Reply};
+use crate::host::{Host, Listener, Readiness, Token, TokenKind};
+use crate::ids::{ForwardId, PortId};
+use crate::port::{MAX_FRAME, Port, Receive};
+use crate::switch::directory::Directory;
+use crate::time::Instant;
+
+/// Frames taken from one port in one turn.
+const MAX_BATCH: usize = 64;
+/// Bytes taken from one port in one turn.
+const MAX_BATCH_BYTES: usize = 512 << 10;
+/// Connections accepted from one listener in one turn.
+const MAX_ACCEPTS: usize = 16;
+
+/// What the control thread tells a worker.
+pub enum WorkerCommand<P, L> {
+    /// Puts a port into a slot, or changes the one that is there.
+    SetPort {
+        /// Which slot; the control thread chooses it.
+        slot: u16,
+        /// The port's definition.
+        spec: PortSpec,
+        /// Its frames; `None` keeps what is there.
+        io: Option<P>,
+    },
+    /// Closes a slot's port and resets its flows.
+    RemovePort {
+        /// Which slot.
+        slot: u16,
+    },
+    /// Publishes a port of a slot.
+    SetForward {
+        /// Which slot.
+        slot: u16,
+        /// The forward's definition.
+        spec: ForwardSpec,
+        /// Its listener.
+        listener: L,
+    },
+    /// Closes a listener.
+    RemoveForward {
+        /// Which slot.
+        slot: u16,
+        /// Which forward.
+        forward: ForwardId,
+    },
+    /// Who is where from now on.
+    SetDirectory(Arc<Directory>),
+    /// Where foreign names are asked from now on.
+    SetResolvers(Vec<SocketAddr>),
+    /// Answer with [`WorkerEvent::Statistics`].
+    Statistics,
+    /// Close every port and end.
+    Stop,
+}
+
+/// What a worker tells the control thread.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WorkerEvent {
+    /// For control.
+    Event(Event),
+    /// The counters of all ports.
+    Statistics(Vec<PortStatistics>),
+    /// A slot's port is gone.
+    SlotLost {
+        /// Which slot.
+        slot: u16,
+        /// Whose it was.
+        port: PortId,
+    },
+}
+
+/// One worker's whole state.
+pub struct Worker<P: Port, H: Host, N> {
+    host: H,
+    names: N,
+    slots: Vec<Option<Slot<P, H>>>,
+    directory: Arc<Directory>,
+    exchanges: Exchanges<H>,
+    /// A frame on its way in.
+    received: Vec<u8>,
+    /// A frame on its way out.
+    scratch: Vec<u8>,
+    events: VecDeque<WorkerEvent>,
+    seed: u64,
+    generation: u32,
+    stopped: bool,
+    /// Sockets that were not read empty, to be served again without a new edge.
+    again: Vec<Token>,
+}
+
+impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
+    /// A worker without ports; `seed` feeds everything that must not be guessed.
+    pub fn new(host: H, names: N, seed: u64) -> Self {
+        Self {
+            host,
+            names,
+            slots: Vec::new(),
+            directory: Arc::default(),
+            exchanges: Exchanges::default(),
+            received: vec![0; MAX_FRAME],
+            scratch: vec![0; MAX_FRAME],
+            events: VecDeque::new(),
+            seed,
+            generation: 0,
+            stopped: false,
+            again: Vec::new(),
+        }
+    }
+
+    /// The host's side, for whoever drives a simulated one.
+    pub fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// The frames of a slot's port, for whoever drives a simulated one.
+    pub fn port(&mut self, slot: u16) -> Option<&mut P> {
+        Some(&mut self.slots.get_mut(usize::from(slot))?.as_mut()?.io)
+    }
+
+    /// Whether a command has asked the worker to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Carries out a command.
+    pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H::Listener>) {
+        match command {
+            WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
+            WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
+            WorkerCommand::SetForward { slot, spec, listener } => {
+                self.set_forward(slot, spec, listener);
+            }
+            WorkerCommand::RemoveForward { slot, forward } => {
+                if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
+                    slot.forwards.retain(|_, open| open.spec.id != forward);
+                }
+            }
+            WorkerCommand::SetDirectory(directory) => self.directory = directory,
+            WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
+            WorkerCommand::Statistics => {
+                let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();
+                self.events.push_back(WorkerEvent::Statistics(statistics));
+            }
+            WorkerCommand::Stop => {
+                for slot in 0..self.slots.len() {
+                    self.close_slot(now, u16::try_from(slot).expect("slots are numbered by u16"));
+                }
+                self.stopped = true;
+            }
+        }
+    }
+
+    fn set_port(&mut self, now: Instant, slot: u16, spec: PortSpec, io: Option<P>) {
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        match (&mut self.slots[index], io) {
+            (Some(open), io) if open.spec.id == spec.id => {
+                open.spec = spec;
+                if let Some(io) = io {
+                    open.io = io;
+                }
+            }
+            (place, Some(io)) => {
+                self.generation += 1;
+                let mtu = self.directory.network(spec.network).map_or(1500, |it| it.spec.mtu);
+                self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                let seed = self.seed ^ u64::from(spec.id.0);
+                *place = Some(Slot::new(spec, io, slot, self.generation, seed, mtu, now));
+            }
+            (_, None) => {}
+        }
+    }
+
+    fn set_forward(&mut self, slot: u16, spec: ForwardSpec, listener: H::Listener) {
+        if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
+            open.forwards.retain(|_, forward| forward.spec.id != spec.id);
+            let entry = open.forwards.vacant_entry();
+            let index = u32::try_from(entry.key()).expect("forwards are few");
+            let token = Token { port: slot, kind: TokenKind::Listener, index };
+            match self.host.watch_listener(&listener, token) {
+                Ok(()) => {
+                    entry.insert(slot::Forward { spec, listener });
+                }
+                Err(error) => tracing::error!(%error, "a listener cannot be watched"),
+            }
+        }
+    }
+
+    /// Resets a slot's flows and forgets its port.
+    fn close_slot(&mut self, now: Instant, slot: u16) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot))
+            && let Some(mut open) = place.take()
+            && let Some(network) = self.directory.network(open.spec.network)
+        {
+            open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
+        }
+    }
+
+    fn lose_slot(&mut self, slot: u16, reason: &str) {
+        if let Some(open) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) {
+            let port = open.spec.id;
+            let reason = reason.to_owned();
+            self.events.push_back(WorkerEvent::SlotLost { slot, port });
+            self.events.push_back(WorkerEvent::Event(Event::PortLost { port, reason }));
+        }
+    }
+
+    /// Runs `work` for a slot; a panic in it closes the slot's port.
+    fn contained(&mut self, slot: u16, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.lose_slot(slot, "a defect in the datapath was met while serving this port");
+        }
+    }
+
+    /// Something became ready.
+    pub fn handle_ready(&mut self, now: Instant, token: Token, readiness: Readiness) {
+        match token.kind {
+            TokenKind::Frames => self.handle_frames(now, token.port),
+            TokenKind::Names => self.handle_exchange(now, token.index, readiness),
+            TokenKind::Commands => {}
+            TokenKind::Tcp | TokenKind::Udp | TokenKind::Echo | TokenKind::Listener => {
+                self.contained(token.port, |worker| worker.handle_socket(now, token, readiness));
+                self.run_names(now);
+            }
+        }
+    }
+
+    /// Takes frames from a slot's port, and serves the flows that they touched.
+    pub fn handle_frames(&mut self, now: Instant, slot: u16) {
+        let mut gone = false;
+        self.contained(slot, |worker| {
+            let mut bytes = 0;
+            for _ in 0..MAX_BATCH {
+                let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) else { return };
+                match open.io.receive(&mut worker.received) {
+                    Receive::Frame(len) => {
+                        worker.handle_frame(now, slot, len);
+                        bytes += len;
+                    }
+                    Receive::Empty => break,
+                    Receive::Gone => {
+                        gone = true;
+                        return;
+                    }
+                }
+                if bytes >= MAX_BATCH_BYTES {
+                    break;
+                }
+            }
+            worker.end_batch(now, slot);
+        });
+        if gone {
+            self.lose_slot(slot, "its frames come from nowhere any more");
+        }
+        self.run_names(now);
+    }
+
+    fn handle_frame(&mut self, now: Instant, slot: u16, len: usize) {
+        let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { return };
+        let Some(network) = self.directory.network(open.spec.network) else { return };
+        let surroundings = slot::Surroundings {
+            now,
+            host: &mut self.host,
+            names: &mut self.names,
+            network,
+            directory: &self.directory,
+            scratch: &mut self.scratch,
+        };
+        let frame = &mut self.received[..len];
+        let Some(crossing) = open.handle_frame(surroundings, frame) else { return };
+        // Between two ports of one worker; with several workers the other queue goes here.
+        let delivered = match self.slots.get_mut(usize::from(crossing.to.slot)) {
+            Some(Some(receiver)) => {
+                receiver.deliver(frame, &crossing.headers);
+                true
+            }
+            _ => false,
+        };
+        if !delivered && let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
+            open.counters.drop(DropReason::UnknownUnicast);
+        }
+    }
+
+    fn handle_socket(&mut self, now: Instant, token: Token, readiness: Readiness) {
+        let Some(Some(open)) = self.slots.get_mut(usize::from(token.port)) else { return };
+        let Some(network) = self.directory.network(open.spec.network) else { return };
+        let index = token.index as usize;
+        let mut cx = open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
+        let more = match token.kind {
+            TokenKind::Tcp => {
+                cx.gateway.tcp.handle_ready(&mut cx.flow, index, readiness);
+                false
+            }
+            TokenKind::Udp => cx.gateway.udp.handle_ready(&mut cx.flow, index, &mut self.received),
+            TokenKind::Echo => {
+                cx.gateway.echo.handle_ready(&mut cx.flow, index, &mut self.received)
+            }
+            TokenKind::Listener => {
+                self.accept(now, token);
+                false
+            }
+            TokenKind::Frames | TokenKind::Names | TokenKind::Commands => false,
+        };
+        if more {
+            self.again.push(token);
+        }
+        self.end_batch(now, token.port);
+    }
+
+    fn accept(&mut self, now: Instant, token: Token) {
+        for _ in 0..MAX_ACCEPTS {
+            let Some(Some(open)) = self.slots.get_mut(usize::from(token.port)) else { return };
+            let Some(forward) = open.forwards.get_mut(token.index as usize) else { return };
+            match forward.listener.accept() {
+                Ok((stream, client)) => {
+                    let Some(network) = self.directory.network(open.spec.network) else { return };
+                    let spec = open.forwards[token.index as usize].spec.clone();
+                    open.handle_accepted(
+                        now,
+                        &mut self.host,
+                        network,
+                        &self.directory,
+                        &mut self.scratch,
+                        (&spec, stream, client),
+                    );
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Serves the flows of a slot that something happened to.
+    fn end_batch(&mut self, now: Instant, slot: u16) {
+        let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { return };
+        let Some(network) = self.directory.network(open.spec.network) else { return };
+        open.end_batch(slot::Surroundings {
+            now,
+            host: &mut self.host,
+            names: &mut self.names,
+            network,
+            directory: &self.directory,
+            scratch: &mut self.scratch,
+        });
+        if open.gateway.tcp.is_busy() {
+            self.again.push(Token { port: slot, kind: TokenKind::Tcp, index: u32::MAX });
+        }
+        open.tell_refusals(now, &mut self.events);
+    }
+
+    /// Whether [`Worker::handle_timeout`] is to be called at once.
+    pub fn is_busy(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Time has passed, or more is left to do.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let again = std::mem::take(&mut self.again);
+        let read = Readiness { readable: true, writable: false };
+        for token in again {
+            self.contained(token.port, |worker| worker.handle_socket(now, token, read));
+        }
+        for slot in 0..self.slots.len() {
+            let slot = u16::try_from(slot).expect("slots are numbered by u16");
+            let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { continue };
+            if open.gateway.poll_timeout().is_some_and(|at| at <= now) {
+                self.contained(slot, |worker| {
+                    if let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) {
+                        open.handle_timeout(now);
+                    }
+                    worker.end_batch(now, slot);
+                });
+            }
+        }
+        if self.names.poll_timeout().is_some_and(|at| at <= now) {
+            self.names.handle_timeout(now);
+        }
+        self.run_names(now);
+    }
+
+    /// When [`Worker::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let slots = self.slots.iter().flatten().filter_map(|slot| slot.gateway.poll_timeout());
+        slots.chain(self.names.poll_timeout()).min()
+    }
+
+    /// The next thing that control should hear.
+    pub fn poll_event(&mut self) -> Option<WorkerEvent> {
+        self.events.pop_front()
+    }
+
+    fn handle_exchange(&mut self, now: Instant, index: u32, readiness: Readiness) {
+        let names = &mut self.names;
+        self.exchanges.handle_ready(index, readiness, &mut self.received, |exchange, reply| {
+            names.handle_reply(now, exchange, reply);
+        });
+        self.run_names(now);
+    }
+
+    /// Does what the name service asks for.
+    fn run_names(&mut self, now: Instant) {
+        while let Some(action) = self.names.poll_action() {
+            match action {
+                Action::Answer { ticket, message } => {
+                    let Some(Some(open)) = self.slots.get_mut(usize::from(ticket.slot)) else {
+                        continue;
+                    };
+                    if open.generation != ticket.generation {
+                        continue;
+                    }
+                    let Some(network) = self.directory.network(open.spec.network) else { continue };
+                    let mut cx =
+                        open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
+                    match ticket.asker {
+                        Asker::Datagram(to) => {
+                            cx.gateway.handle_answer(&mut cx.flow, to, &message);
+                        }
+                        Asker::Conversation { flow, number } => {
+                            cx.gateway.handle_conversation_answer(now, flow, number, &message);
+                            self.end_batch(now, ticket.slot);
+                        }
+                    }
+                }
+                Action::Ask { exchange, resolver, transport, message } => {
+                    let opened =
+                        self.exchanges.ask(&mut self.host, exchange, resolver, transport, message);
+                    if opened.is_err() {
+                        self.names.handle_reply(now, exchange, Reply::Failed);
+                    }
+                }
+                Action::Forget { exchange } => self.exchanges.forget(exchange),
+            }
+        }
+    }
+}

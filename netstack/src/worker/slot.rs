@@ -1,0 +1,354 @@
+//! One port with everything that belongs to it: frames, guard, flows, forwards, counters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddrV4;
+
+use slab::Slab;
+
+use super::WorkerEvent;
+use crate::budget::TokenBucket;
+use crate::command::{
+    Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, SourceRule, Transport,
+};
+use crate::counters::{Counters, DropReason};
+use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
+use crate::gateway::flow::FlowContext;
+use crate::gateway::flow::tcp::ForwardSource;
+use crate::gateway::names::{self, NameService};
+use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
+use crate::host::Host;
+use crate::ids::MacAddr;
+use crate::port::Port;
+use crate::port::to_guest::{ToGuest, deliver};
+use crate::switch::directory::{Directory, Location, NetworkView};
+use crate::switch::{Decision, decide, guard};
+use crate::time::Instant;
+use crate::wire::headers::{Headers, Network};
+use crate::wire::{ETHERNET_LEN, reassembly};
+
+/// Broadcast frames of one port in a second; ARP is all that they are good for.
+const BROADCAST_RATE: u32 = 500;
+/// Refusals of one port that are told in a second.
+const REFUSAL_RATE: u32 = 10;
+
+/// A port in its place.
+pub(super) struct Slot<P, H: Host> {
+    pub(super) spec: PortSpec,
+    pub(super) io: P,
+    pub(super) counters: Counters,
+    pub(super) gateway: Gateway<H>,
+    pub(super) forwards: Slab<Forward<H::Listener>>,
+    /// Which life of the slot this is.
+    pub(super) generation: u32,
+    number: u16,
+    broadcasts: TokenBucket,
+    refusals: Vec<Refusal>,
+    refusal_rate: TokenBucket,
+    suppressed: u64,
+}
+
+/// A published port of this slot.
+pub(super) struct Forward<L> {
+    pub(super) spec: ForwardSpec,
+    pub(super) listener: L,
+}
+
+/// What surrounds a slot while it handles a frame.
+pub(super) struct Surroundings<'a, H, N> {
+    pub(super) now: Instant,
+    pub(super) host: &'a mut H,
+    pub(super) names: &'a mut N,
+    pub(super) network: &'a NetworkView,
+    pub(super) directory: &'a Directory,
+    pub(super) scratch: &'a mut [u8],
+}
+
+/// A frame for another port.
+pub(super) struct Crossing {
+    pub(super) to: Location,
+    pub(super) headers: Headers,
+}
+
+/// A slot's gateway together with what its flows need.
+pub(super) struct Served<'a, P, H: Host> {
+    pub(super) gateway: &'a mut Gateway<H>,
+    pub(super) flow: FlowContext<'a, P, H>,
+}
+
+impl<P: Port, H: Host> Slot<P, H> {
+    pub(super) fn new(
+        spec: PortSpec,
+        io: P,
+        number: u16,
+        generation: u32,
+        seed: u64,
+        mtu: u16,
+        now: Instant,
+    ) -> Self {
+        Self {
+            spec,
+            io,
+            counters: Counters::default(),
+            gateway: Gateway::new(seed, mtu, now),
+            forwards: Slab::new(),
+            generation,
+            number,
+            broadcasts: TokenBucket::new(BROADCAST_RATE, BROADCAST_RATE),
+            refusals: Vec::new(),
+            refusal_rate: TokenBucket::new(REFUSAL_RATE, REFUSAL_RATE),
+            suppressed: 0,
+        }
+    }
+
+    /// Judges a frame of the guest and handles it, unless it is for another port.
+    pub(super) fn handle_frame<N: NameService>(
+        &mut self,
+        around: Surroundings<'_, H, N>,
+        frame: &mut [u8],
+    ) -> Option<Crossing> {
+        self.counters.frames_from_guest += 1;
+        self.counters.bytes_from_guest += frame.len().saturating_sub(VNET_LEN) as u64;
+        match self.judge(&around, frame) {
+            Ok((headers, vnet, decision)) => match decision {
+                Decision::Port(to) => Some(Crossing { to, headers }),
+                Decision::Drop(reason) => {
+                    self.counters.drop(reason);
+                    None
+                }
+                Decision::Gateway => {
+                    self.enter_gateway(around, &headers, &vnet, frame);
+                    None
+                }
+            },
+            Err(reason) => {
+                self.counters.drop(reason);
+                None
+            }
+        }
+    }
+
+    fn judge<N>(
+        &mut self,
+        around: &Surroundings<'_, H, N>,
+        frame: &[u8],
+    ) -> Result<(Headers, VnetHeader, Decision), DropReason> {
+        let (vnet, frame) = frame.split_first_chunk::<VNET_LEN>().ok_or(DropReason::L2Runt)?;
+        if frame.len() < ETHERNET_LEN {
+            return Err(DropReason::L2Runt);
+        }
+        let source = MacAddr(frame[6..12].try_into().expect("six bytes"));
+        guard::check_source(self.spec.mac, source)?;
+        let vnet = VnetHeader::parse(vnet)?;
+        let headers = Headers::parse(frame, vnet.checksum_state())?;
+        vnet.check(&headers, frame.len(), around.network.spec.mtu)?;
+        guard::check(&self.spec, &headers)?;
+        if headers.destination.is_multicast() && !self.broadcasts.take(around.now) {
+            return Err(DropReason::StormLimit);
+        }
+        Ok((headers, vnet, decide(around.network, self.spec.mac, &headers)))
+    }
+
+    fn enter_gateway<N: NameService>(
+        &mut self,
+        around: Surroundings<'_, H, N>,
+        headers: &Headers,
+        vnet: &VnetHeader,
+        frame: &mut [u8],
+    ) {
+        let (gateway, mut cx) = self.gateway_context(around);
+        match &headers.network {
+            Network::Arp(arp) => gateway.handle_arp(&mut cx, arp),
+            Network::Ipv4(ip) => gateway.handle_packet(&mut cx, ip, vnet, &mut frame[VNET_LEN..]),
+        }
+    }
+
+    fn gateway_context<'a, N>(
+        &'a mut self,
+        around: Surroundings<'a, H, N>,
+    ) -> (&'a mut Gateway<H>, GatewayContext<'a, P, H, N>) {
+        let flow = FlowContext {
+            now: around.now,
+            host: around.host,
+            to_guest: ToGuest {
+                port: &mut self.io,
+                counters: &mut self.counters,
+                guest_mac: self.spec.mac,
+                gateway_mac: around.network.spec.gateway_mac,
+                scratch: around.scratch,
+            },
+            gateway: around.network.spec.gateway,
+            mtu: around.network.spec.mtu,
+            slot: self.number,
+        };
+        let cx = GatewayContext {
+            flow,
+            names: around.names,
+            port: &self.spec,
+            network: around.network,
+            directory: around.directory,
+            generation: self.generation,
+            refusals: &mut self.refusals,
+        };
+        (&mut self.gateway, cx)
+    }
+
+    /// The gateway with what its flows need.
+    pub(super) fn flow_context<'a>(
+        &'a mut self,
+        now: Instant,
+        host: &'a mut H,
+        network: &NetworkSpec,
+        scratch: &'a mut [u8],
+    ) -> Served<'a, P, H> {
+        Served {
+            gateway: &mut self.gateway,
+            flow: FlowContext {
+                now,
+                host,
+                to_guest: ToGuest {
+                    port: &mut self.io,
+                    counters: &mut self.counters,
+                    guest_mac: self.spec.mac,
+                    gateway_mac: network.gateway_mac,
+                    scratch,
+                },
+                gateway: network.gateway,
+                mtu: network.mtu,
+                slot: self.number,
+            },
+        }
+    }
+
+    /// Takes a frame of another port.
+    pub(super) fn deliver(&mut self, frame: &mut [u8], headers: &Headers) {
+        // What cannot be delivered has been counted, as the receiver's drop.
+        let _ = deliver(&mut self.io, &mut self.counters, frame, Some(headers));
+    }
+
+    /// Takes a connection of a published port.
+    pub(super) fn handle_accepted(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        network: &NetworkView,
+        directory: &Directory,
+        scratch: &mut [u8],
+        (spec, stream, client): (&ForwardSpec, H::Stream, SocketAddrV4),
+    ) {
+        let guest = SocketAddrV4::new(self.spec.address, spec.target_port);
+        let keep = spec.source == SourceRule::Client
+            && self.spec.default_route
+            && !network.spec.internal
+            && can_be_answered(client, directory);
+        let source = if keep {
+            ForwardSource::Client(client)
+        } else {
+            ForwardSource::Gateway(network.spec.gateway)
+        };
+        let mut served = self.flow_context(now, host, &network.spec, scratch);
+        served.gateway.tcp.handle_accepted(&mut served.flow, stream, source, guest);
+    }
+
+    /// Serves the flows that something happened to.
+    pub(super) fn end_batch<N: NameService>(&mut self, around: Surroundings<'_, H, N>) {
+        let (gateway, cx) = self.gateway_context(around);
+        let GatewayContext { mut flow, names, network, generation, .. } = cx;
+        let mut desk = names::Desk {
+            now: flow.now,
+            slot: flow.slot,
+            generation,
+            network,
+            service: names,
+            in_flight: &mut gateway.names_in_flight,
+            rate: &mut gateway.name_rate,
+            refused: 0,
+        };
+        gateway.tcp.handle_batch_end(&mut flow, |index, endpoint, conversation| {
+            desk.serve(index, endpoint, conversation);
+        });
+        for _ in 0..desk.refused {
+            flow.to_guest.counters.drop(DropReason::DnsBudget);
+        }
+    }
+
+    /// Lets what has waited for its time go on.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..self.gateway.handle_timeout(now) {
+            self.counters.drop(DropReason::FragmentTimeout);
+        }
+    }
+
+    /// Resets all flows, as the last thing that is done with a slot.
+    pub(super) fn reset_flows(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        network: &NetworkSpec,
+        scratch: &mut [u8],
+    ) {
+        let mut served = self.flow_context(now, host, network, scratch);
+        served.gateway.tcp.reset_all(&mut served.flow);
+    }
+
+    /// Tells control of refusals, as many as a person would read.
+    pub(super) fn tell_refusals(&mut self, now: Instant, events: &mut VecDeque<WorkerEvent>) {
+        for refusal in self.refusals.drain(..) {
+            if !self.refusal_rate.take(now) {
+                self.suppressed += 1;
+                continue;
+            }
+            let asked = match refusal.protocol {
+                Some(Transport::Tcp) => format!("tcp {}", refusal.to),
+                Some(Transport::Udp) => format!("udp {}", refusal.to),
+                None => format!("icmp {}", refusal.to.ip()),
+            };
+            events.push_back(WorkerEvent::Event(Event::Refusal {
+                port: self.spec.id,
+                asked,
+                rule: refusal.rule.name().to_owned(),
+                suppressed: std::mem::take(&mut self.suppressed),
+            }));
+        }
+    }
+
+    /// Counters and gauges.
+    pub(super) fn statistics(&self) -> PortStatistics {
+        let budget = |used: usize, cap: usize| Budget { used: used as u64, cap: cap as u64 };
+        let gateway = &self.gateway;
+        let budgets = [
+            ("tcp_flows", budget(gateway.tcp.len(), flow::tcp::MAX_FLOWS)),
+            ("half_open", budget(gateway.tcp.half_open(), flow::tcp::MAX_HALF_OPEN)),
+            ("udp_flows", budget(gateway.udp.len(), flow::udp::MAX_FLOWS)),
+            ("icmp_flows", budget(gateway.echo.len(), flow::echo::MAX_FLOWS)),
+            ("fragments", budget(gateway.reassembly.len(), reassembly::MAX_DATAGRAMS)),
+            ("buffered_bytes", budget(gateway.tcp.buffered(), flow::tcp::MAX_BUFFERED)),
+            ("dns_queries", budget(gateway.names_in_flight, names::MAX_IN_FLIGHT)),
+            ("dns_connections", budget(gateway.tcp.conversations(), names::MAX_CONVERSATIONS)),
+        ];
+        PortStatistics {
+            port: self.spec.id.0,
+            frames_from_guest: self.counters.frames_from_guest,
+            bytes_from_guest: self.counters.bytes_from_guest,
+            frames_to_guest: self.counters.frames_to_guest,
+            bytes_to_guest: self.counters.bytes_to_guest,
+            drops: self.counters.drops(),
+            budgets: budgets
+                .into_iter()
+                .map(|(name, budget)| (name.to_owned(), budget))
+                .collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
+
+/// Whether a guest whose default route is this network can answer a client at its own address. A Linux
+/// guest drops a segment from 127.0.0.1 as a martian, and an address of ours would be answered elsewhere.
+fn can_be_answered(client: SocketAddrV4, directory: &Directory) -> bool {
+    let ip = *client.ip();
+    let unroutable = ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_broadcast()
+        || client.port() == 0;
+    !unroutable && !directory.owns(ip)
+}
