@@ -1,0 +1,172 @@
+//! Workloads: what is attached to a network.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::published_port::{PortRange, Protocol, PublishedPort, Source};
+
+/// One attached workload (`GET /v1/workloads`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Its name, which is also its host name on the network.
+    pub name: String,
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// How it came.
+    pub kind: WorkloadKind,
+    /// Name of its network.
+    pub network: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Length of the network's prefix.
+    pub prefix_len: u8,
+    /// Its Ethernet address.
+    pub mac: String,
+    /// How it is.
+    pub state: WorkloadState,
+    /// Its first process, as the host sees it, once attached.
+    pub pid: Option<i32>,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// Its published ports, `port add` included.
+    pub ports: Vec<PublishedPort>,
+    /// What of the host's loopback it may reach.
+    pub allow_host: Vec<AllowedPort>,
+}
+
+/// How a workload came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadKind {
+    /// `lichen run`: the namespaces are ours.
+    Run,
+    /// `lichen attach`: the namespaces are somebody else's.
+    Attach,
+}
+
+/// How a workload is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum WorkloadState {
+    /// Name and address are reserved; its namespaces are being made.
+    Starting,
+    /// On its network.
+    Running,
+    /// Alive, but not on its network.
+    Error {
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+impl std::fmt::Display for WorkloadState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Running => f.write_str("running"),
+            Self::Error { reason } => write!(f, "error({reason})"),
+        }
+    }
+}
+
+/// One opening from a workload to the host's loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedPort {
+    /// The same number on the gateway address and on 127.0.0.1.
+    pub port: u16,
+    /// The transport.
+    pub protocol: Transport,
+}
+
+/// A transport protocol that has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+/// Ports to publish together with a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Left out, 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// Ports on the host.
+    pub host: PortRange,
+    /// As many ports in the workload.
+    pub target_ports: PortRange,
+    /// The transport.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// `POST /v1/workloads`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateWorkload {
+    /// Left out, one is made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Left out, the default network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// How it comes; `attach` needs `process` in the same request.
+    pub kind: WorkloadKind,
+    /// Ports to publish; all of them or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Publish>,
+    /// What of the host's loopback it may reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_host: Vec<AllowedPort>,
+    /// Which source address it sees on its published ports.
+    #[serde(default)]
+    pub source: Source,
+    /// Whose namespaces (kind `attach` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<AttachWorkload>,
+    /// Whether the target's own resolv.conf is written (kind `attach` only).
+    #[serde(default)]
+    pub resolv_conf: bool,
+}
+
+/// `POST /v1/workloads/NAME/attach`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachWorkload {
+    /// A process in the namespaces, as the host sees it.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat, which guards against a recycled pid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<u64>,
+}
+
+/// Answer of `POST /v1/workloads`: what was reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The workload's name.
+    pub name: String,
+    /// Name of its network.
+    pub network: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Length of the network's prefix.
+    pub prefix_len: u8,
+    /// The network's router and resolver.
+    pub gateway: Ipv4Addr,
+    /// Its Ethernet address.
+    pub mac: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// The network's zone, for the `search` line.
+    pub search: String,
+    /// Directories that the workload must not see.
+    pub hide: Vec<String>,
+    /// Its published ports.
+    pub ports: Vec<PublishedPort>,
+}
