@@ -2,4 +2,7 @@
 
 pub mod wiring;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+    wiring::datapath_role::main()
+}

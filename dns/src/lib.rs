@@ -1,1 +1,22 @@
-//! Placeholder until its first code.
+//! Names: answering from a network's own catalog, and forwarding the rest to the host's resolvers.
+//!
+//! Without I/O, clock or randomness of its own: [`Resolver`] takes questions and replies with the time,
+//! and says through [`Action`]s what is to be sent. A question is answered exactly once, if only by
+//! silence.
+//!
+//! Invariants: names of our own are never forwarded and always answered with authority, NODATA and
+//! NXDOMAIN with their SOA (RFC 2308); an answer from outside never points a guest at the host, at
+//! ourselves or at a metadata service.
+//!
+//! Sources: RFC 1035, 2308, 6761, 6891, 7766, 8020, 8482, 8914, and draft-vixie-dnsext-dns0x20.
+
+mod answer;
+mod catalog;
+mod forward;
+mod question;
+mod rebinding;
+mod resolver;
+mod secrets;
+
+pub use catalog::Catalog;
+pub use resolver::{Action, Reply, Resolver, Via};

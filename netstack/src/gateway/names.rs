@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::flow::tcp_endpoint::Endpoint;
 use crate::budget::TokenBucket;
 use crate::command::Transport;
+use crate::ids::Ipv4Prefix;
 use crate::switch::directory::NetworkView;
 use crate::time::Instant;
 
@@ -71,6 +72,8 @@ pub trait NameService {
     fn poll_action(&mut self) -> Option<Action>;
     /// The host's resolvers have changed.
     fn set_resolvers(&mut self, resolvers: &[SocketAddr]);
+    /// The subnets of all networks have changed.
+    fn set_subnets(&mut self, subnets: Vec<Ipv4Prefix>);
 }
 
 /// What the service wants done.

@@ -157,7 +157,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                     slot.forwards.retain(|_, open| open.spec.id != forward);
                 }
             }
-            WorkerCommand::SetDirectory(directory) => self.directory = directory,
+            WorkerCommand::SetDirectory(directory) => {
+                self.names.set_subnets(directory.subnets().collect());
+                self.directory = directory;
+            }
             WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
             WorkerCommand::Statistics => {
                 let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();

@@ -1,0 +1,248 @@
+//! The role `datapath`: a worker thread that carries frames, and a control thread that takes commands.
+//!
+//! It outlives control and serves one control at a time; the next waits its turn. It opens no file
+//! but its own socket.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use lichen_api::RuntimeDirectory;
+use lichen_netstack::command::{Answer, Command, PROTOCOL, Statistics};
+use lichen_netstack::datapath::Datapath;
+use lichen_netstack::worker::WorkerEvent;
+use lichen_netstack::worker::event_loop::WorkerLoop;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::link::{Link, LinkError};
+use super::name_service::Names;
+
+/// A control that does not read for this long is given up.
+const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the worker may take to tell its counters.
+const STATISTICS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs the role until it is told to stop.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the datapath ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a datapath could not run.
+#[derive(Debug, thiserror::Error)]
+enum RoleError {
+    #[error(transparent)]
+    Directory(#[from] lichen_api::DirectoryError),
+    #[error("cannot listen on {path}")]
+    Listen { path: String, source: io::Error },
+    #[error("the worker cannot be started")]
+    Worker(#[source] io::Error),
+    #[error("the worker has failed")]
+    WorkerFailed(#[source] io::Error),
+}
+
+fn run() -> Result<(), RoleError> {
+    // Fails for a process group leader, which then has a session of its own already.
+    let _ = rustix::process::setsid();
+    raise_descriptor_limit();
+    let socket = RuntimeDirectory::prepare()?.datapath_socket();
+    let listener = listen(&socket)
+        .map_err(|source| RoleError::Listen { path: socket.display().to_string(), source })?;
+    let seed = random().map_err(RoleError::Worker)?;
+    // The two need not share a secret, and so do not.
+    let names = Names::new(random().map_err(RoleError::Worker)?).map_err(RoleError::Worker)?;
+    let (worker, handle) = WorkerLoop::new(names, seed).map_err(RoleError::Worker)?;
+    let (events, told) = mpsc::channel();
+    let (statistics, counted) = mpsc::channel();
+    let shared =
+        Arc::new(Shared { datapath: Mutex::new(Datapath::new(handle)), control: Mutex::new(None) });
+    let for_events = Arc::clone(&shared);
+    thread::spawn(move || for_events.forward_events(&told, &statistics));
+    thread::spawn(move || shared.accept(&listener, &counted));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "the datapath runs");
+    let result = worker.run(move |event| {
+        // The receiver lives as long as the process.
+        let _ = events.send(event);
+    });
+    // Only now: a control that sees the socket vanish finds nobody behind it.
+    let _ = std::fs::remove_file(&socket);
+    result.map_err(RoleError::WorkerFailed)
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Flows need descriptors: takes all that the hard limit allows. Workloads are not our children, so they
+/// do not inherit this.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!("the limit of open files could not be raised");
+    }
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// What the threads share.
+struct Shared {
+    datapath: Mutex<Datapath>,
+    /// Where events go; answers go the same way, so that messages never mix.
+    control: Mutex<Option<Link>>,
+}
+
+impl Shared {
+    fn datapath(&self) -> MutexGuard<'_, Datapath> {
+        self.datapath.lock().expect("no command panics half-way")
+    }
+
+    fn control(&self) -> MutexGuard<'_, Option<Link>> {
+        self.control.lock().expect("sending does not panic")
+    }
+
+    fn accept(&self, listener: &UnixListener, counted: &mpsc::Receiver<Statistics>) {
+        for stream in listener.incoming() {
+            let served = stream.map_err(LinkError::Io).and_then(|stream| {
+                if !is_own_user(&stream) {
+                    tracing::warn!("a stranger connected and was turned away");
+                    return Ok(());
+                }
+                self.serve(stream, counted)
+            });
+            if let Err(error) = served {
+                tracing::warn!(%error, "the link to control has ended");
+                // A descriptor shortage would make accept fail at once, for ever.
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Serves one control until it goes.
+    fn serve(
+        &self,
+        stream: UnixStream,
+        counted: &mpsc::Receiver<Statistics>,
+    ) -> Result<(), LinkError> {
+        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        let link = Link::new(stream);
+        *self.control() = Some(link.try_clone()?);
+        let result = self.converse(&link, counted);
+        *self.control() = None;
+        result
+    }
+
+    fn converse(&self, link: &Link, counted: &mpsc::Receiver<Statistics>) -> Result<(), LinkError> {
+        while let Some(message) = link.receive()? {
+            let answer = match serde_json::from_slice::<Command>(&message.body) {
+                Ok(command) => {
+                    self.answer(command, message.descriptors.into_iter().next(), counted)
+                }
+                Err(error) => Answer::Refused { reason: format!("not a command: {error}") },
+            };
+            if let Some(link) = &*self.control() {
+                link.send(&answer, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &self,
+        command: Command,
+        descriptor: Option<OwnedFd>,
+        counted: &mpsc::Receiver<Statistics>,
+    ) -> Answer {
+        match command {
+            Command::Hello { protocol, version } => hello(protocol, &version),
+            Command::Inventory => Answer::Inventory(self.datapath().inventory()),
+            Command::Statistics => {
+                while counted.try_recv().is_ok() {}
+                self.datapath().request_statistics();
+                match counted.recv_timeout(STATISTICS_PATIENCE) {
+                    Ok(statistics) => Answer::Statistics(statistics),
+                    Err(_) => {
+                        Answer::Refused { reason: "the worker did not answer in time".into() }
+                    }
+                }
+            }
+            command => match self.datapath().handle_command(command, descriptor) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Refused { reason: chain(&error) },
+            },
+        }
+    }
+
+    fn forward_events(
+        &self,
+        told: &mpsc::Receiver<WorkerEvent>,
+        statistics: &mpsc::Sender<Statistics>,
+    ) {
+        for event in told {
+            match event {
+                WorkerEvent::Statistics(ports) => {
+                    // Nobody waits any more when it came too late.
+                    let _ = statistics.send(Statistics { ports });
+                }
+                WorkerEvent::SlotLost { slot, port } => {
+                    self.datapath().handle_slot_lost(slot, port);
+                }
+                WorkerEvent::Event(event) => {
+                    let mut control = self.control();
+                    let failed =
+                        control.as_ref().is_some_and(|link| link.send(&event, &[]).is_err());
+                    if failed && let Some(link) = control.take() {
+                        link.close();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn hello(protocol: u32, version: &str) -> Answer {
+    if protocol == PROTOCOL {
+        let pid = std::process::id();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        return Answer::Hello { protocol: PROTOCOL, version, pid };
+    }
+    let reason = format!(
+        "control {version} speaks protocol {protocol}, this datapath speaks {PROTOCOL}; \
+         run `lichen daemon restart --datapath`"
+    );
+    Answer::Refused { reason }
+}
+
+fn is_own_user(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid == rustix::process::getuid())
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,130 @@
+//! Answers from outside that point inside (DNS rebinding): they are stripped of the addresses that are
+//! the host's, ours, or a metadata service's. Private ranges stay: a company's VPN lives there.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RData, Record};
+
+const METADATA: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+
+/// What is left of a reply from outside.
+#[derive(Debug)]
+pub(crate) enum Cleaned {
+    /// All of it: the bytes may be passed on as they are.
+    Untouched,
+    /// This.
+    Changed(Box<Message>),
+}
+
+/// Removes answers that are not of the question's chain of names, and addresses that point inside.
+///
+/// `is_own` says of an address whether it is the host's or a network's of ours.
+pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> Cleaned {
+    let before = message.answers.len();
+    let mut chain: Vec<Name> = message.queries.iter().map(|query| query.name.clone()).collect();
+    // CNAME and DNAME links stand in order in every answer that is worth following.
+    message.answers.retain(|record| {
+        let belongs = chain.iter().any(|name| name == &record.name || record.name.zone_of(name));
+        if let (true, RData::CNAME(target)) = (belongs, &record.data) {
+            chain.push(target.0.clone());
+        }
+        belongs && !points_inside(record, is_own)
+    });
+    if message.answers.len() == before {
+        return Cleaned::Untouched;
+    }
+    message.authorities.clear();
+    message.additionals.clear();
+    Cleaned::Changed(Box::new(message))
+}
+
+fn points_inside(record: &Record, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+    match &record.data {
+        RData::A(address) => is_inside(IpAddr::V4(address.0), is_own),
+        RData::AAAA(address) => is_inside(IpAddr::V6(address.0), is_own),
+        _ => false,
+    }
+}
+
+fn is_inside(address: IpAddr, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            ip.is_loopback()
+                || ip.octets()[0] == 0
+                || ip.is_link_local()
+                || METADATA.contains(&ip)
+                || is_own(ip)
+        }
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => is_inside(IpAddr::V4(ip), is_own),
+            None => {
+                ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.is_unicast_link_local()
+                    // fd00:ec2::/32, where a cloud's metadata service lives.
+                    || ip.segments()[..2] == [0xfd00, 0x0ec2]
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{OpCode, Query};
+    use hickory_proto::rr::RecordType;
+    use hickory_proto::rr::rdata::{A, CNAME};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn reply(answers: &[(&str, RData)]) -> Message {
+        let mut message = Message::response(1, OpCode::Query);
+        message.add_query(Query::query(name("a.example."), RecordType::A));
+        for (owner, data) in answers {
+            message.add_answer(Record::from_rdata(name(owner), 60, data.clone()));
+        }
+        message
+    }
+
+    fn left(answers: &[(&str, RData)]) -> usize {
+        let mut is_own = |ip: Ipv4Addr| ip.octets()[..2] == [10, 88];
+        match clean(reply(answers), &mut is_own) {
+            Cleaned::Untouched => answers.len(),
+            Cleaned::Changed(message) => message.answers.len(),
+        }
+    }
+
+    #[test]
+    fn addresses_that_point_inside_are_stripped() {
+        for ip in
+            ["127.0.0.1", "0.0.0.0", "169.254.169.254", "10.88.0.1", "100.100.100.200", "127.9.9.9"]
+        {
+            let address = RData::A(A(ip.parse().unwrap()));
+            assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
+        }
+        for ip in ["::1", "::", "fe80::1", "::ffff:127.0.0.1", "fd00:ec2::254"] {
+            let address = RData::AAAA(hickory_proto::rr::rdata::AAAA(ip.parse().unwrap()));
+            assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
+        }
+        for ip in ["192.0.2.1", "10.0.0.1", "192.168.1.1"] {
+            let address = RData::A(A(ip.parse().unwrap()));
+            assert_eq!(left(&[("a.example.", address)]), 1, "{ip}");
+        }
+    }
+
+    #[test]
+    fn only_the_chain_of_the_question_is_kept() {
+        let address = RData::A(A(Ipv4Addr::new(192, 0, 2, 1)));
+        let alias = RData::CNAME(CNAME(name("b.example.")));
+        let chain = [("a.example.", alias), ("b.example.", address.clone())];
+        assert_eq!(left(&chain), 2);
+        let mut with_sibling = chain.to_vec();
+        with_sibling.push(("victim.example.", address));
+        assert_eq!(left(&with_sibling), 2);
+    }
+}
