@@ -1,0 +1,196 @@
+//! The few messages of rtnetlink that configure one interface (rtnetlink(7)), written by hand.
+//!
+//! Every request asks for an acknowledgement and waits for it. All of them are idempotent: what is
+//! already there is replaced by the same.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice, recv, send,
+    socket_with,
+};
+
+/// An interface's number in its network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Index(u32);
+
+/// The loopback, always the first interface of a network namespace.
+pub(crate) const LOOPBACK: Index = Index(1);
+
+/// A netlink socket in the network namespace in which it was opened.
+pub(crate) struct Socket(OwnedFd);
+
+impl Socket {
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            // NETLINK_ROUTE is protocol 0.
+            None,
+        )?;
+        Ok(Self(socket))
+    }
+
+    /// The number of an interface, if it exists.
+    pub(crate) fn index_of(&self, interface: &str) -> io::Result<Option<Index>> {
+        match netdevice::name_to_index(&self.0, interface) {
+            Ok(index) => Ok(Some(Index(index))),
+            Err(rustix::io::Errno::NODEV) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets the interface up.
+    pub(crate) fn set_up(&self, interface: Index) -> io::Result<()> {
+        let up = libc::IFF_UP.cast_unsigned();
+        self.transact(Request::new(libc::RTM_NEWLINK, 0).payload(&link(interface, up, up)))
+    }
+
+    /// Sets the interface's Ethernet address and MTU.
+    pub(crate) fn set_link(&self, interface: Index, mac: [u8; 6], mtu: u16) -> io::Result<()> {
+        self.transact(
+            Request::new(libc::RTM_NEWLINK, 0)
+                .payload(&link(interface, 0, 0))
+                .attribute(libc::IFLA_ADDRESS, &mac)
+                .attribute(libc::IFLA_MTU, &u32::from(mtu).to_ne_bytes()),
+        )
+    }
+
+    /// Gives the interface an address.
+    pub(crate) fn set_address(
+        &self,
+        interface: Index,
+        address: Ipv4Addr,
+        prefix_len: u8,
+    ) -> io::Result<()> {
+        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+        let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
+        let mut ifaddrmsg = vec![AF_INET, prefix_len, 0, libc::RT_SCOPE_UNIVERSE];
+        ifaddrmsg.extend(interface.0.to_ne_bytes());
+        self.transact(
+            Request::new(libc::RTM_NEWADDR, REPLACE)
+                .payload(&ifaddrmsg)
+                .attribute(libc::IFA_LOCAL, &address.octets())
+                .attribute(libc::IFA_ADDRESS, &address.octets())
+                .attribute(libc::IFA_BROADCAST, &broadcast.octets()),
+        )
+    }
+
+    /// Makes the gateway everything else's next hop.
+    pub(crate) fn set_default_route(&self, interface: Index, gateway: Ipv4Addr) -> io::Result<()> {
+        let to_everywhere = 0;
+        let mut rtmsg = vec![AF_INET, to_everywhere, 0, 0];
+        rtmsg.extend([
+            libc::RT_TABLE_MAIN,
+            libc::RTPROT_BOOT,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_UNICAST,
+        ]);
+        rtmsg.extend(0_u32.to_ne_bytes());
+        self.transact(
+            Request::new(libc::RTM_NEWROUTE, REPLACE)
+                .payload(&rtmsg)
+                .attribute(libc::RTA_GATEWAY, &gateway.octets())
+                .attribute(libc::RTA_OIF, &interface.0.to_ne_bytes()),
+        )
+    }
+
+    fn transact(&self, request: Request) -> io::Result<()> {
+        send(&self.0, &request.finish(), SendFlags::empty())?;
+        let mut answer = [0_u8; 4096];
+        let (length, _) = recv(&self.0, &mut answer, RecvFlags::empty())?;
+        acknowledged(&answer[..length])
+    }
+}
+
+const AF_INET: u8 = 2;
+const REPLACE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+const HEADER: usize = 16;
+
+/// A `struct ifinfomsg`.
+fn link(interface: Index, flags: u32, change: u32) -> Vec<u8> {
+    let any_family_and_type = 0_u32;
+    [any_family_and_type, interface.0, flags, change]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect()
+}
+
+/// One message: `struct nlmsghdr`, a payload, attributes.
+struct Request(Vec<u8>);
+
+impl Request {
+    fn new(kind: u16, flags: u16) -> Self {
+        let flags = flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+        let mut bytes = vec![0; 4];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.resize(HEADER, 0);
+        Self(bytes)
+    }
+
+    fn payload(mut self, payload: &[u8]) -> Self {
+        self.0.extend(payload);
+        self
+    }
+
+    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(4 + value.len()).expect("an attribute is a few bytes");
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let length = u32::try_from(self.0.len()).expect("a request is a few bytes");
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        self.0
+    }
+}
+
+/// Reads an acknowledgement: NLMSG_ERROR with a negative errno, zero for success.
+fn acknowledged(answer: &[u8]) -> io::Result<()> {
+    let word = |at: usize| answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    let kind = word(4).map(|bytes| u32::from_ne_bytes(bytes) & 0xffff);
+    let error = word(HEADER).map(i32::from_ne_bytes);
+    match (kind, error) {
+        (Some(kind), Some(0)) if kind == libc::NLMSG_ERROR as u32 => Ok(()),
+        (Some(kind), Some(error)) if kind == libc::NLMSG_ERROR as u32 => {
+            Err(io::Error::from_raw_os_error(-error))
+        }
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "netlink answered something else")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_the_length_counts_the_padding() {
+        let bytes = Request::new(libc::RTM_NEWLINK, 0)
+            .payload(&link(Index(7), 0, 0))
+            .attribute(libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1])
+            .finish();
+        assert_eq!(bytes.len(), HEADER + 16 + 12);
+        assert_eq!(bytes[..4], 44_u32.to_ne_bytes());
+        assert_eq!(bytes[HEADER + 16..HEADER + 18], 10_u16.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_refusal_carries_the_kernels_reason() {
+        let mut refusal = Request::new(libc::NLMSG_ERROR as u16, 0).finish();
+        refusal.extend((-libc::EPERM).to_ne_bytes());
+        assert_eq!(acknowledged(&refusal).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn a_short_answer_is_an_error() {
+        assert!(acknowledged(&[0; 10]).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! The netns helper: the role that enters a workload's user and network namespace, makes its tap, and
+//! hands the descriptor back.
+
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::ExitCode;
+
+use super::error::{Doing as _, TapError};
+use super::target::Target;
+use super::{device, resolv_conf};
+use crate::netlink::{LOOPBACK, Socket};
+use crate::role;
+use crate::spec::TapRequest;
+
+/// The role `netns-helper`. Standard input is the channel of [`open_tap`](super::open_tap).
+pub fn netns_helper_main() -> ExitCode {
+    let Ok(channel) = role::channel_of_this_role() else {
+        eprintln!("lichen netns-helper is started by lichen daemon, not by hand");
+        return ExitCode::FAILURE;
+    };
+    let Ok(Some((request, _))) = channel.receive() else {
+        return ExitCode::FAILURE;
+    };
+    let sent = match serve(&request) {
+        Ok(tap) => channel.send(&Ok::<(), TapError>(()), &[tap.as_fd()]),
+        Err(error) => channel.send(&Err::<(), TapError>(error), &[]),
+    };
+    if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn serve(request: &TapRequest) -> Result<OwnedFd, TapError> {
+    let target = Target::find(&request.target)?;
+    target.enter()?;
+    let tap = device::open(&request.interface)?;
+    configure(request)?;
+    if let (Some(root), Some(content)) = (target.foreign_root(), &request.resolv_conf) {
+        resolv_conf::write(root, content).doing("write the target's /etc/resolv.conf")?;
+    }
+    Ok(tap)
+}
+
+/// Every step replaces what is there by the same, so a tap that is opened again is repaired.
+fn configure(request: &TapRequest) -> Result<(), TapError> {
+    let socket = Socket::open().doing("open a netlink socket")?;
+    let interface = socket
+        .index_of(&request.interface)
+        .doing("find the interface")?
+        .ok_or_else(|| TapError::InterfaceForeign { name: request.interface.clone() })?;
+
+    // Networks are IPv4 only so far; without this the kernel would send neighbour and router
+    // solicitations into the tap. A host without IPv6 has no such file.
+    let disable_ipv6 = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.interface);
+    let _ = fs::write(disable_ipv6, "1");
+    socket.set_link(interface, request.mac, request.mtu).doing("set MAC and MTU")?;
+    socket.set_address(interface, request.address, request.prefix_len).doing("set the address")?;
+    socket.set_up(LOOPBACK).doing("set lo up")?;
+    socket.set_up(interface).doing("set the interface up")?;
+    if let Some(gateway) = request.gateway {
+        socket.set_default_route(interface, gateway).doing("set the default route")?;
+    }
+    Ok(())
+}
