@@ -20,6 +20,7 @@ pub mod host;
 pub mod ids;
 pub mod port;
 pub mod switch;
+pub mod testing;
 pub mod time;
 pub mod wire;
 pub mod worker;

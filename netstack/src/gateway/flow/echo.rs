@@ -154,9 +154,9 @@ impl<D: Datagram> EchoFlows<D> {
     pub fn handle_timeout(&mut self, now: Instant) {
         let flows = &mut self.flows;
         loop {
-            let expired = self.idle.pop_expired(now, LIFETIME, |index| {
-                flows.get(index).map(|flow| (flow.heard, LIFETIME))
-            });
+            let expired = self
+                .idle
+                .pop_expired(now, LIFETIME, |index| flows.get(index).map(|flow| flow.heard));
             let Some(index) = expired else { return };
             let flow = flows.remove(index);
             self.index.remove(&flow.key);

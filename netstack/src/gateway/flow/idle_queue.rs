@@ -1,67 +1,65 @@
 //! Which flow was idle longest, without touching the queue on every packet.
 //!
-//! Each flow stands in the queue once, with the time it was queued. Whoever takes from the front compares
-//! that with when the flow was last active and puts it back if it has been active since.
+//! Each flow stands in the queue once, with the time it was active when it was queued. Whoever takes the
+//! first compares that with when the flow was last active, and puts it back at its true place if it has
+//! been active since. So the first whose time is true was idle longest.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Flows by age of their place in the queue.
+/// Flows by the time they were last known to be active.
 #[derive(Debug, Default)]
-pub struct IdleQueue {
-    queue: VecDeque<(Instant, usize)>,
-}
+pub struct IdleQueue(BinaryHeap<Reverse<(Instant, usize)>>);
 
 impl IdleQueue {
-    /// Queues a new flow.
+    /// Queues a flow that is active now.
     pub fn push(&mut self, now: Instant, index: usize) {
-        self.queue.push_back((now, index));
+        self.0.push(Reverse((now, index)));
     }
 
     /// Takes the flow that was idle longest. `last_active` answers `None` for flows that are gone.
     pub fn pop_oldest(
         &mut self,
-        mut last_active: impl FnMut(usize) -> Option<Instant>,
+        last_active: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
-        // Each round either ends or moves one stale place to the back, at most once each.
-        for _ in 0..self.queue.len() {
-            let (queued, index) = self.queue.pop_front()?;
-            match last_active(index) {
-                None => {}
-                Some(active) if active > queued => self.queue.push_back((active, index)),
-                Some(_) => return Some(index),
-            }
-        }
-        self.queue.pop_front().map(|(_, index)| index)
+        self.pop_idle_since(None, last_active)
     }
 
-    /// Takes a flow that was idle for its whole `lifetime`, which `state` answers with its last activity.
+    /// Takes a flow that was idle for `lifetime`, if there is one.
     pub fn pop_expired(
         &mut self,
         now: Instant,
-        shortest: Duration,
-        mut state: impl FnMut(usize) -> Option<(Instant, Duration)>,
+        lifetime: Duration,
+        last_active: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
-        for _ in 0..self.queue.len() {
-            let &(queued, index) = self.queue.front()?;
-            if queued + shortest > now {
-                return None;
-            }
-            self.queue.pop_front();
-            match state(index) {
-                None => {}
-                Some((active, lifetime)) if active + lifetime <= now => return Some(index),
-                Some(_) => self.queue.push_back((now, index)),
-            }
-        }
-        None
+        self.pop_idle_since(Some((now, lifetime)), last_active)
     }
 
-    /// When the front may have expired.
-    pub fn poll_timeout(&self, shortest: Duration) -> Option<Instant> {
-        self.queue.front().map(|(queued, _)| *queued + shortest)
+    /// When the first may have expired.
+    pub fn poll_timeout(&self, lifetime: Duration) -> Option<Instant> {
+        self.0.peek().map(|Reverse((active, _))| *active + lifetime)
+    }
+
+    fn pop_idle_since(
+        &mut self,
+        expiry: Option<(Instant, Duration)>,
+        mut last_active: impl FnMut(usize) -> Option<Instant>,
+    ) -> Option<usize> {
+        loop {
+            let Reverse((queued, index)) = *self.0.peek()?;
+            if expiry.is_some_and(|(now, lifetime)| queued + lifetime > now) {
+                return None;
+            }
+            self.0.pop();
+            match last_active(index) {
+                None => {}
+                Some(active) if active > queued => self.0.push(Reverse((active, index))),
+                Some(_) => return Some(index),
+            }
+        }
     }
 }
 
@@ -92,11 +90,11 @@ mod tests {
         let mut queue = IdleQueue::default();
         queue.push(at(0), 0);
         queue.push(at(0), 1);
-        let state = |index| Some((at(if index == 0 { 5 } else { 0 }), Duration::from_secs(10)));
-        let shortest = Duration::from_secs(10);
-        assert_eq!(queue.pop_expired(at(9), shortest, state), None);
-        assert_eq!(queue.pop_expired(at(10), shortest, state), Some(1));
-        assert_eq!(queue.pop_expired(at(10), shortest, state), None);
-        assert_eq!(queue.pop_expired(at(20), shortest, state), Some(0));
+        let active = |index| Some(at(if index == 0 { 5 } else { 0 }));
+        let lifetime = Duration::from_secs(10);
+        assert_eq!(queue.pop_expired(at(9), lifetime, active), None);
+        assert_eq!(queue.pop_expired(at(10), lifetime, active), Some(1));
+        assert_eq!(queue.pop_expired(at(10), lifetime, active), None);
+        assert_eq!(queue.pop_expired(at(15), lifetime, active), Some(0));
     }
 }

@@ -46,6 +46,8 @@ const HALF_CLOSED_LIFETIME: Duration = Duration::from_secs(240);
 const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(900);
 /// Least time between two services of a flow by timer: smoltcp may ask to be polled in the past for ever.
 const LEAST_DELAY: Duration = Duration::from_millis(1);
+/// How long an end waits that smoltcp has forgotten to repeat.
+const REPEAT_END: Duration = Duration::from_secs(1);
 /// How long a drained flow keeps its pages.
 const TRIM_DELAY: Duration = Duration::from_secs(2);
 /// Most bytes taken from a host socket in one service, so that one flow cannot hold the worker.
@@ -84,6 +86,8 @@ struct Flow<S> {
     opened: Instant,
     /// Last segment from the guest.
     heard: Instant,
+    /// When our end is sent once more.
+    repeat_end: Option<Instant>,
     deadline: Option<Instant>,
     queued: Option<Instant>,
 }
@@ -491,7 +495,9 @@ impl<S: Stream> TcpFlows<S> {
         let Some(endpoint) = flow.stage.endpoint() else { return };
         let trim = endpoint.wants_trim().then(|| flow.heard.max(flow.opened) + TRIM_DELAY);
         let protocol = endpoint.poll_timeout(&mut self.stack, now);
-        flow.deadline = [protocol, lifetime, trim]
+        let waits = protocol.is_none() && endpoint.waits_for_end();
+        flow.repeat_end = if waits { flow.repeat_end.or(Some(now + REPEAT_END)) } else { None };
+        flow.deadline = [protocol, lifetime, trim, flow.repeat_end]
             .into_iter()
             .flatten()
             .min()
@@ -623,6 +629,7 @@ impl<S: Stream> Flow<S> {
             charged: 0,
             opened: now,
             heard: now,
+            repeat_end: None,
             deadline: None,
             queued: None,
         }
@@ -722,6 +729,10 @@ impl<S: Stream> Flow<S> {
             endpoint.abort();
         }
         let flush = endpoint.flush(stack, cx.now, &mut cx.to_guest);
+        if self.repeat_end.is_some_and(|at| at <= cx.now) && endpoint.waits_for_end() {
+            endpoint.repeat_end(&mut cx.to_guest);
+            self.repeat_end = None;
+        }
         if expired || endpoint.was_reset() {
             return Verdict::End(End::Reset);
         }

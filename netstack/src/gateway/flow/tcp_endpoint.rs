@@ -323,22 +323,40 @@ impl Endpoint {
         })
     }
 
+    /// Whether our end was sent and not acknowledged, with no data left before it.
+    pub fn waits_for_end(&self) -> bool {
+        self.unacknowledged() == 0
+            && matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck)
+    }
+
+    /// Sends our end once more. smoltcp forgets to, for good, when three duplicate acknowledgements came
+    /// after a FIN that the guest had to drop.
+    pub fn repeat_end<P: Port>(&mut self, to_guest: &mut ToGuest<'_, P>) {
+        let expectation = self.guard.expectation();
+        let sequence = expectation.sequence.wrapping_sub(1);
+        self.send_bare(to_guest, Flags(Flags::FIN | Flags::ACK), sequence);
+    }
+
     fn challenge<P: Port>(&mut self, now: Instant, to_guest: &mut ToGuest<'_, P>) {
+        if self.guard.may_challenge(now) {
+            let sequence = self.guard.expectation().sequence;
+            self.send_bare(to_guest, Flags(Flags::ACK), sequence);
+        }
+    }
+
+    fn send_bare<P: Port>(&self, to_guest: &mut ToGuest<'_, P>, flags: Flags, sequence: u32) {
         let socket = self.socket();
         let (Some(local), Some(remote)) = (socket.local_endpoint(), socket.remote_endpoint())
         else {
             return;
         };
-        if !self.guard.may_challenge(now) {
-            return;
-        }
         let expectation = self.guard.expectation();
         let segment = BareSegment {
             from: socket_address(local),
             to: socket_address(remote),
-            sequence: expectation.sequence,
+            sequence,
             acknowledgement: expectation.acknowledgement,
-            flags: Flags(Flags::ACK),
+            flags,
             window: expectation.window,
         };
         to_guest.send_ip(&segment.emit());

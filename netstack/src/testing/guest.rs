@@ -1,0 +1,156 @@
+//! A guest with a TCP stack of its own, behind a link that may be bad.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpEndpoint};
+
+use super::frames::ethernet;
+use super::impair::{ImpairedLink, Impairment};
+use super::lab::Lab;
+use crate::frame::vnet_header::VNET_LEN;
+use crate::wire::ETHERNET_LEN;
+
+/// A guest of a lab with one TCP connection.
+pub struct TcpGuest {
+    number: usize,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    queues: Queues,
+    from_guest: ImpairedLink,
+    to_guest: ImpairedLink,
+}
+
+impl TcpGuest {
+    /// A guest in the lab's place `number`, behind a link of that kind.
+    pub fn new(lab: &Lab, number: usize, impairment: Impairment, seed: u64) -> Self {
+        let mut queues = Queues::default();
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut queues, clock(lab));
+        interface.set_any_ip(true);
+        let mut sockets = SocketSet::new(Vec::new());
+        let buffer = || SocketBuffer::new(vec![0; 65_535]);
+        let handle = sockets.add(Socket::new(buffer(), buffer()));
+        Self {
+            number,
+            interface,
+            sockets,
+            handle,
+            queues,
+            from_guest: ImpairedLink::new(impairment, seed ^ 1),
+            to_guest: ImpairedLink::new(impairment, seed ^ 2),
+        }
+    }
+
+    /// Starts a connection from the guest's own address.
+    pub fn connect(&mut self, lab: &Lab, from_port: u16, to: &str) {
+        let local = SocketAddrV4::new(lab.spec(self.number).address, from_port);
+        let to: SocketAddrV4 = to.parse().expect("an address and port");
+        let context = self.interface.context();
+        let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
+        socket
+            .connect(context, IpEndpoint::from(to), IpEndpoint::from(local))
+            .expect("a closed socket");
+    }
+
+    /// Waits for a connection.
+    pub fn listen(&mut self, port: u16) {
+        self.socket().listen(port).expect("a closed socket");
+    }
+
+    /// The guest's socket.
+    pub fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// The connection's state.
+    pub fn state(&mut self) -> State {
+        self.socket().state()
+    }
+
+    /// Makes the link good.
+    pub fn heal(&mut self) {
+        self.from_guest.set(Impairment::default());
+        self.to_guest.set(Impairment::default());
+    }
+
+    /// One millisecond of the guest, the lab, and the link between them.
+    pub fn step(&mut self, lab: &mut Lab) {
+        let wire = lab.wire(self.number).clone();
+        let mut arriving = self.to_guest.release();
+        while let Some(frame) = wire.take() {
+            arriving.extend(self.to_guest.send(frame));
+        }
+        for frame in arriving {
+            if frame[VNET_LEN + 12..VNET_LEN + ETHERNET_LEN] == [8, 0] {
+                self.queues.arriving.push_back(frame[VNET_LEN + ETHERNET_LEN..].to_vec());
+            }
+        }
+        self.interface.poll(clock(lab), &mut self.queues, &mut self.sockets);
+        let mut leaving = self.from_guest.release();
+        for packet in self.queues.leaving.drain(..) {
+            let mac = lab.spec(self.number).mac;
+            let frame = ethernet(mac, lab.gateway_mac(self.number), 0x0800, &packet);
+            leaving.extend(self.from_guest.send(frame));
+        }
+        leaving.into_iter().for_each(|frame| wire.send(frame));
+        lab.advance(Duration::from_millis(1));
+    }
+}
+
+fn clock(lab: &Lab) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(lab.now.micros()).expect("a short test"))
+}
+
+#[derive(Default)]
+struct Queues {
+    arriving: std::collections::VecDeque<Vec<u8>>,
+    leaving: Vec<Vec<u8>>,
+}
+
+impl Device for Queues {
+    type RxToken<'a> = Packet;
+    type TxToken<'a> = Leaving<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Packet, Leaving<'_>)> {
+        let packet = self.arriving.pop_front()?;
+        Some((Packet(packet), Leaving(&mut self.leaving)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Leaving<'_>> {
+        Some(Leaving(&mut self.leaving))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = 1500;
+        // What the datapath leaves to the guest's card is not on the simulated wire.
+        capabilities.checksum.tcp = smoltcp::phy::Checksum::Tx;
+        capabilities
+    }
+}
+
+struct Packet(Vec<u8>);
+
+impl RxToken for Packet {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+struct Leaving<'a>(&'a mut Vec<Vec<u8>>);
+
+impl TxToken for Leaving<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = vec![0; len];
+        let result = f(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}

@@ -1,0 +1,442 @@
+//! A host whose peers are held by the test: servers that accept, refuse or keep silent.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::rc::Rc;
+
+use crate::host::{Datagram, Fragmentation, Host, Listener, Readiness, Route, Stream, Token};
+
+/// Bytes that a simulated socket buffers in each direction.
+const SOCKET_BUFFER: usize = 256 << 10;
+
+/// The world outside; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct World(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    servers: BTreeMap<SocketAddr, Behaviour>,
+    routes: BTreeMap<Ipv4Addr, Route>,
+    streams: BTreeMap<u64, StreamState>,
+    datagrams: BTreeMap<u64, DatagramState>,
+    ready: VecDeque<(Token, Readiness)>,
+    accepting: BTreeMap<u64, VecDeque<(u64, SocketAddrV4)>>,
+    listening: BTreeMap<u64, Token>,
+    next: u64,
+    echo_forbidden: bool,
+    route_questions: usize,
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Takes it.
+    Accept,
+    /// Answers with a reset.
+    Refuse,
+    /// Answers nothing.
+    Ignore,
+    /// Cannot be reached.
+    Unreachable,
+}
+
+/// One TCP connection, seen from the host's peer.
+#[derive(Debug, Default)]
+struct StreamState {
+    to: Option<SocketAddr>,
+    token: Option<Token>,
+    connected: Option<Behaviour>,
+    /// From the datapath to the peer.
+    outward: VecDeque<u8>,
+    /// From the peer to the datapath.
+    inward: VecDeque<u8>,
+    outward_finished: bool,
+    inward_finished: bool,
+    reset_by_datapath: bool,
+    reset_by_peer: bool,
+    closed: bool,
+    /// Bytes the peer leaves unread.
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct DatagramState {
+    to: SocketAddr,
+    token: Token,
+    outward: VecDeque<Vec<u8>>,
+    inward: VecDeque<Result<Vec<u8>, io::ErrorKind>>,
+    fragmentation: Option<Fragmentation>,
+    closed: bool,
+}
+
+/// What became of a connection, as its peer sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// The datapath finished its direction in order.
+    pub finished: bool,
+    /// The datapath reset the connection.
+    pub reset: bool,
+    /// The datapath closed its socket.
+    pub closed: bool,
+}
+
+impl World {
+    /// Puts a server somewhere.
+    pub fn serve(&self, at: &str, behaviour: Behaviour) {
+        let at = at.parse().expect("an address and port");
+        self.0.borrow_mut().servers.insert(at, behaviour);
+    }
+
+    /// Says where the host would send a packet; everywhere else it is `Unicast`.
+    pub fn route_to(&self, ip: &str, route: Route) {
+        self.0.borrow_mut().routes.insert(ip.parse().expect("an address"), route);
+    }
+
+    /// How often the host was asked for a route.
+    pub fn route_questions(&self) -> usize {
+        self.0.borrow().route_questions
+    }
+
+    /// Forbids ping sockets.
+    pub fn forbid_echo(&self) {
+        self.0.borrow_mut().echo_forbidden = true;
+    }
+
+    /// The next readiness that the datapath has not heard of.
+    pub fn poll_ready(&self) -> Option<(Token, Readiness)> {
+        self.0.borrow_mut().ready.pop_front()
+    }
+
+    /// The connections that were made to `at`, oldest first.
+    pub fn connections(&self, at: &str) -> Vec<u64> {
+        let at = at.parse().expect("an address and port");
+        let state = self.0.borrow();
+        state.streams.iter().filter(|(_, s)| s.to == Some(at)).map(|(id, _)| *id).collect()
+    }
+
+    /// Host sockets that are open.
+    pub fn open_sockets(&self) -> usize {
+        let state = self.0.borrow();
+        state.streams.values().filter(|stream| !stream.closed).count()
+            + state.datagrams.values().filter(|datagram| !datagram.closed).count()
+    }
+
+    /// Lets the peer of a connection send; answers how much was taken.
+    pub fn peer_send(&self, id: u64, bytes: &[u8]) -> usize {
+        self.change(id, |stream| {
+            let room = SOCKET_BUFFER.saturating_sub(stream.inward.len());
+            let len = bytes.len().min(room);
+            stream.inward.extend(&bytes[..len]);
+            len
+        })
+    }
+
+    /// Lets the peer finish its direction.
+    pub fn peer_finish(&self, id: u64) {
+        self.change(id, |stream| stream.inward_finished = true);
+    }
+
+    /// Lets the peer reset the connection.
+    pub fn peer_reset(&self, id: u64) {
+        self.change(id, |stream| stream.reset_by_peer = true);
+    }
+
+    /// Takes what the peer of a connection has received.
+    pub fn peer_receive(&self, id: u64) -> Vec<u8> {
+        self.change(id, |stream| stream.outward.drain(..).collect())
+    }
+
+    /// Changes how much the peer leaves unread before its window is full.
+    pub fn set_peer_capacity(&self, id: u64, capacity: usize) {
+        self.change(id, |stream| stream.capacity = capacity);
+    }
+
+    /// What became of a connection.
+    pub fn ending(&self, id: u64) -> Ending {
+        let state = self.0.borrow();
+        let stream = &state.streams[&id];
+        Ending {
+            finished: stream.outward_finished,
+            reset: stream.reset_by_datapath,
+            closed: stream.closed,
+        }
+    }
+
+    /// A listener of the host, as control would hand it over.
+    pub fn listen(&self) -> SimListener {
+        let mut state = self.0.borrow_mut();
+        state.next += 1;
+        let id = state.next;
+        state.accepting.insert(id, VecDeque::new());
+        SimListener { id, world: self.clone() }
+    }
+
+    /// A client connects to a listener; answers the connection.
+    pub fn connect_to(&self, listener: u64, client: &str) -> u64 {
+        let client = client.parse().expect("an address and port");
+        let mut state = self.0.borrow_mut();
+        state.next += 1;
+        let id = state.next;
+        let stream = StreamState {
+            connected: Some(Behaviour::Accept),
+            capacity: SOCKET_BUFFER,
+            ..StreamState::default()
+        };
+        state.streams.insert(id, stream);
+        state.accepting.get_mut(&listener).expect("a listener").push_back((id, client));
+        if let Some(token) = state.listening.get(&listener).copied() {
+            state.ready.push_back((token, Readiness { readable: true, writable: false }));
+        }
+        id
+    }
+
+    /// The datagram sockets that speak with `to`.
+    pub fn datagram_sockets(&self, to: &str) -> Vec<u64> {
+        let to = to.parse().expect("an address and port");
+        let state = self.0.borrow();
+        state.datagrams.iter().filter(|(_, d)| d.to == to && !d.closed).map(|(id, _)| *id).collect()
+    }
+
+    /// Takes the datagrams that were sent on a socket.
+    pub fn datagrams_sent(&self, id: u64) -> Vec<Vec<u8>> {
+        self.0.borrow_mut().datagrams.get_mut(&id).expect("a socket").outward.drain(..).collect()
+    }
+
+    /// What was last said of fragmentation on a socket.
+    pub fn fragmentation(&self, id: u64) -> Option<Fragmentation> {
+        self.0.borrow().datagrams[&id].fragmentation
+    }
+
+    /// Lets the peer of a datagram socket answer, or an error come back.
+    pub fn datagram_reply(&self, id: u64, reply: Result<Vec<u8>, io::ErrorKind>) {
+        let mut state = self.0.borrow_mut();
+        let datagram = state.datagrams.get_mut(&id).expect("a socket");
+        datagram.inward.push_back(reply);
+        let token = datagram.token;
+        state.ready.push_back((token, Readiness { readable: true, writable: false }));
+    }
+
+    /// Does something to a connection as its peer, and lets the datapath know.
+    fn change<R>(&self, id: u64, work: impl FnOnce(&mut StreamState) -> R) -> R {
+        let mut state = self.0.borrow_mut();
+        let stream = state.streams.get_mut(&id).expect("a connection");
+        let result = work(stream);
+        if let (Some(token), false) = (stream.token, stream.closed) {
+            state.ready.push_back((token, Readiness { readable: true, writable: true }));
+        }
+        result
+    }
+
+    fn with<R>(&self, id: u64, work: impl FnOnce(&mut StreamState) -> R) -> R {
+        work(self.0.borrow_mut().streams.get_mut(&id).expect("streams are never forgotten"))
+    }
+
+    fn open_datagram(&self, to: SocketAddr, token: Token) -> SimDatagram {
+        let mut state = self.0.borrow_mut();
+        state.next += 1;
+        let id = state.next;
+        let datagram = DatagramState {
+            to,
+            token,
+            outward: VecDeque::new(),
+            inward: VecDeque::new(),
+            fragmentation: None,
+            closed: false,
+        };
+        state.datagrams.insert(id, datagram);
+        SimDatagram { id, world: self.clone() }
+    }
+}
+
+impl Host for World {
+    type Stream = SimStream;
+    type Datagram = SimDatagram;
+    type Listener = SimListener;
+
+    fn connect(&mut self, to: SocketAddr, token: Token) -> io::Result<SimStream> {
+        let mut state = self.0.borrow_mut();
+        let behaviour = state.servers.get(&to).copied().unwrap_or(Behaviour::Refuse);
+        if behaviour == Behaviour::Unreachable {
+            return Err(io::ErrorKind::HostUnreachable.into());
+        }
+        state.next += 1;
+        let id = state.next;
+        let stream = StreamState {
+            to: Some(to),
+            token: Some(token),
+            connected: Some(behaviour),
+            capacity: SOCKET_BUFFER,
+            ..StreamState::default()
+        };
+        state.streams.insert(id, stream);
+        if behaviour != Behaviour::Ignore {
+            state.ready.push_back((token, Readiness { readable: false, writable: true }));
+        }
+        Ok(SimStream { id, world: self.clone() })
+    }
+
+    fn open_udp(&mut self, to: SocketAddr, token: Token) -> io::Result<SimDatagram> {
+        Ok(self.open_datagram(to, token))
+    }
+
+    fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<SimDatagram> {
+        if self.0.borrow().echo_forbidden {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(self.open_datagram(SocketAddr::from((to, 0)), token))
+    }
+
+    fn watch_listener(&mut self, listener: &SimListener, token: Token) -> io::Result<()> {
+        self.0.borrow_mut().listening.insert(listener.id, token);
+        Ok(())
+    }
+
+    fn watch_stream(&mut self, stream: &SimStream, token: Token) -> io::Result<()> {
+        self.with(stream.id, |state| state.token = Some(token));
+        let ready = Readiness { readable: true, writable: true };
+        self.0.borrow_mut().ready.push_back((token, ready));
+        Ok(())
+    }
+
+    fn route(&mut self, to: Ipv4Addr) -> Route {
+        let mut state = self.0.borrow_mut();
+        state.route_questions += 1;
+        state.routes.get(&to).copied().unwrap_or(Route::Unicast)
+    }
+}
+
+/// A simulated TCP connection, the datapath's end.
+#[derive(Debug)]
+pub struct SimStream {
+    id: u64,
+    world: World,
+}
+
+impl Stream for SimStream {
+    fn connected(&mut self) -> io::Result<()> {
+        match self.world.with(self.id, |stream| stream.connected) {
+            Some(Behaviour::Accept) => Ok(()),
+            _ => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.world.with(self.id, |stream| {
+            if stream.reset_by_peer {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            let len = buffer.len().min(stream.inward.len());
+            for (place, byte) in buffer.iter_mut().zip(stream.inward.drain(..len)) {
+                *place = byte;
+            }
+            match len {
+                0 if stream.inward_finished => Ok(0),
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                len => Ok(len),
+            }
+        })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.world.with(self.id, |stream| {
+            if stream.reset_by_peer {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            let room = stream.capacity.saturating_sub(stream.outward.len());
+            match bytes.len().min(room) {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                len => {
+                    stream.outward.extend(&bytes[..len]);
+                    Ok(len)
+                }
+            }
+        })
+    }
+
+    fn finish(&mut self) {
+        self.world.with(self.id, |stream| stream.outward_finished = true);
+    }
+
+    fn reset(self) {
+        self.world.with(self.id, |stream| stream.reset_by_datapath = true);
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        self.world.with(self.id, |stream| stream.closed = true);
+    }
+}
+
+/// A simulated datagram socket, the datapath's end.
+#[derive(Debug)]
+pub struct SimDatagram {
+    id: u64,
+    world: World,
+}
+
+impl SimDatagram {
+    fn with<R>(&self, work: impl FnOnce(&mut DatagramState) -> R) -> R {
+        let mut state = self.world.0.borrow_mut();
+        work(state.datagrams.get_mut(&self.id).expect("sockets are never forgotten"))
+    }
+}
+
+impl Datagram for SimDatagram {
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.with(|datagram| datagram.inward.pop_front()) {
+            Some(Ok(bytes)) => {
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+            Some(Err(kind)) => Err(kind.into()),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|datagram| datagram.outward.push_back(bytes.to_vec()));
+        Ok(())
+    }
+
+    fn send_segmented(&mut self, bytes: &[u8], size: usize) -> io::Result<()> {
+        bytes.chunks(size).try_for_each(|piece| self.send(piece))
+    }
+
+    fn set_fragmentation(&mut self, fragmentation: Fragmentation) {
+        self.with(|datagram| datagram.fragmentation = Some(fragmentation));
+    }
+
+    fn path_mtu(&mut self) -> Option<u16> {
+        Some(1400)
+    }
+}
+
+impl Drop for SimDatagram {
+    fn drop(&mut self) {
+        self.with(|datagram| datagram.closed = true);
+    }
+}
+
+/// A simulated listener, the datapath's end.
+#[derive(Debug)]
+pub struct SimListener {
+    /// Names it in [`World::connect_to`].
+    pub id: u64,
+    world: World,
+}
+
+impl Listener for SimListener {
+    type Stream = SimStream;
+
+    fn accept(&mut self) -> io::Result<(SimStream, SocketAddrV4)> {
+        let next =
+            self.world.0.borrow_mut().accepting.get_mut(&self.id).and_then(VecDeque::pop_front);
+        match next {
+            Some((id, client)) => Ok((SimStream { id, world: self.world.clone() }, client)),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}

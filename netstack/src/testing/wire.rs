@@ -1,0 +1,95 @@
+//! A port whose other end is held by the test.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::port::{Offloads, Port, Receive, Transmit};
+
+/// Both directions of a simulated port; clones share them.
+#[derive(Clone, Debug)]
+pub struct Wire(Rc<RefCell<State>>);
+
+#[derive(Debug)]
+struct State {
+    from_guest: VecDeque<Vec<u8>>,
+    to_guest: VecDeque<Vec<u8>>,
+    room: usize,
+    offloads: Offloads,
+    gone: bool,
+}
+
+impl Wire {
+    /// A wire to a guest with these offloads, with room for `room` frames that it has not taken.
+    pub fn new(offloads: Offloads, room: usize) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            from_guest: VecDeque::new(),
+            to_guest: VecDeque::new(),
+            room,
+            offloads,
+            gone: false,
+        })))
+    }
+
+    /// Lets the guest send a frame, virtio-net header in front.
+    pub fn send(&self, frame: Vec<u8>) {
+        self.0.borrow_mut().from_guest.push_back(frame);
+    }
+
+    /// Takes the next frame for the guest.
+    pub fn take(&self) -> Option<Vec<u8>> {
+        self.0.borrow_mut().to_guest.pop_front()
+    }
+
+    /// Whether the guest has sent frames that nobody read yet.
+    pub fn is_readable(&self) -> bool {
+        !self.0.borrow().from_guest.is_empty()
+    }
+
+    /// Changes how many frames the guest leaves lying about.
+    pub fn set_room(&self, room: usize) {
+        self.0.borrow_mut().room = room;
+    }
+
+    /// Unplugs the guest.
+    pub fn unplug(&self) {
+        self.0.borrow_mut().gone = true;
+    }
+}
+
+impl Port for Wire {
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
+        let mut state = self.0.borrow_mut();
+        if state.gone {
+            return Receive::Gone;
+        }
+        match state.from_guest.pop_front() {
+            Some(frame) => {
+                buffer[..frame.len()].copy_from_slice(&frame);
+                Receive::Frame(frame.len())
+            }
+            None => Receive::Empty,
+        }
+    }
+
+    fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        let mut state = self.0.borrow_mut();
+        if state.gone {
+            Transmit::Gone
+        } else if state.to_guest.len() >= state.room {
+            Transmit::Full
+        } else {
+            state.to_guest.push_back(frame.to_vec());
+            Transmit::Sent
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        let state = self.0.borrow();
+        state.to_guest.len() < state.room
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.0.borrow().offloads
+    }
+}

@@ -1,0 +1,246 @@
+//! TCP between a guest with a stack of its own and servers of the simulated host.
+
+use lichen_netstack::command::SourceRule;
+use lichen_netstack::testing::Lab;
+use lichen_netstack::testing::guest::TcpGuest;
+use lichen_netstack::testing::host::Behaviour;
+use lichen_netstack::testing::impair::{Chance, Impairment};
+use smoltcp::socket::tcp::State;
+
+const SERVER: &str = "192.0.2.1:80";
+const GOOD: Impairment = Impairment { loss: 0, duplicate: 0, reorder: 0 };
+const BAD: Impairment = Impairment { loss: 5, duplicate: 2, reorder: 10 };
+
+fn pattern(len: usize, salt: u64) -> Vec<u8> {
+    let mut chance = Chance::new(salt);
+    (0..len.div_ceil(8)).flat_map(|_| chance.next_u64().to_le_bytes()).take(len).collect()
+}
+
+/// Steps until `done`, and fails after a simulated `seconds`.
+fn run(
+    lab: &mut Lab,
+    guest: &mut TcpGuest,
+    seconds: u64,
+    mut done: impl FnMut(&mut Lab, &mut TcpGuest) -> bool,
+) {
+    for _ in 0..seconds * 1000 {
+        if done(lab, guest) {
+            return;
+        }
+        guest.step(lab);
+    }
+    panic!("not done after {seconds} s; the guest is {:?}", guest.state());
+}
+
+fn connected(seed: u64, impairment: Impairment) -> (Lab, TcpGuest, u64) {
+    let mut lab = Lab::new(1);
+    lab.world.serve(SERVER, Behaviour::Accept);
+    let mut guest = TcpGuest::new(&lab, 0, impairment, seed);
+    guest.connect(&lab, 40_000, SERVER);
+    run(&mut lab, &mut guest, 60, |_, guest| guest.state() == State::Established);
+    // Under loss the guest's SYN may have been sent, and connected, once only.
+    let connections = lab.world.connections(SERVER);
+    assert_eq!(connections.len(), 1, "one SYN, however often sent, is one connection");
+    (lab, guest, connections[0])
+}
+
+/// Sends `out` from the guest and `back` from the server at once; both must arrive unharmed and end.
+fn exchange(seed: u64, impairment: Impairment, out: &[u8], back: &[u8]) {
+    let (mut lab, mut guest, peer) = connected(seed, impairment);
+    let (mut sent, mut answered) = (0, 0);
+    let (mut at_server, mut at_guest) = (Vec::new(), Vec::new());
+    run(&mut lab, &mut guest, 600, |lab, guest| {
+        let socket = guest.socket();
+        if sent < out.len() && socket.can_send() {
+            sent += socket.send_slice(&out[sent..]).expect("an open socket");
+        }
+        if at_server.len() == out.len() && guest.state() == State::Established {
+            // The guest's stack never repeats a lost FIN after three duplicate ACKs, so the link heals.
+            guest.heal();
+            guest.socket().close();
+        }
+        let socket = guest.socket();
+        while socket.can_recv() {
+            socket.recv(|bytes| (bytes.len(), at_guest.extend_from_slice(bytes))).expect("open");
+        }
+        if answered < back.len() {
+            answered += lab.world.peer_send(peer, &back[answered..]);
+        }
+        if at_guest.len() == back.len() && at_server.len() == out.len() {
+            lab.world.peer_finish(peer);
+        }
+        at_server.extend(lab.world.peer_receive(peer));
+        at_server.len() == out.len()
+            && at_guest.len() == back.len()
+            && lab.world.ending(peer).finished
+            && matches!(guest.state(), State::TimeWait | State::Closed)
+    });
+    assert!(at_server == out, "seed {seed}: what the server got differs");
+    assert!(at_guest == back, "seed {seed}: what the guest got differs");
+    // The end takes its course: nothing is left of the flow, and it ended in order.
+    run(&mut lab, &mut guest, 300, |lab, _| lab.used(0, "tcp_flows") == 0);
+    let ending = lab.world.ending(peer);
+    assert!(ending.closed && !ending.reset, "seed {seed}: {ending:?}");
+    assert_eq!(lab.used(0, "buffered_bytes"), 0);
+    assert_eq!(lab.world.open_sockets(), 0);
+}
+
+#[test]
+fn bytes_arrive_both_ways_and_the_end_is_in_order() {
+    exchange(1, GOOD, &pattern(3_000_000, 1), &pattern(3_000_000, 2));
+}
+
+#[test]
+fn bytes_arrive_both_ways_over_a_link_that_loses_repeats_and_swaps() {
+    for seed in 0..20 {
+        exchange(seed, BAD, &pattern(100_000, seed), &pattern(100_000, seed + 1000));
+    }
+}
+
+#[test]
+fn a_guest_that_has_finished_still_receives() {
+    let (mut lab, mut guest, peer) = connected(3, GOOD);
+    guest.socket().send_slice(b"question").unwrap();
+    guest.socket().close();
+    run(&mut lab, &mut guest, 5, |lab, _| lab.world.ending(peer).finished);
+    assert_eq!(lab.world.peer_receive(peer), b"question");
+    assert!(!lab.world.ending(peer).closed);
+    for _ in 0..30_000 {
+        guest.step(&mut lab);
+    }
+    lab.world.peer_send(peer, b"answer");
+    lab.world.peer_finish(peer);
+    let mut answer = Vec::new();
+    run(&mut lab, &mut guest, 5, |_, guest| {
+        let _ = guest.socket().recv(|bytes| (bytes.len(), answer.extend_from_slice(bytes)));
+        answer == b"answer"
+    });
+    run(&mut lab, &mut guest, 5, |lab, _| lab.used(0, "tcp_flows") == 0);
+}
+
+#[test]
+fn a_server_that_has_finished_still_receives() {
+    let (mut lab, mut guest, peer) = connected(4, GOOD);
+    lab.world.peer_finish(peer);
+    run(&mut lab, &mut guest, 5, |_, guest| guest.state() == State::CloseWait);
+    guest.socket().send_slice(b"still here").unwrap();
+    let mut got = Vec::new();
+    run(&mut lab, &mut guest, 5, |lab, _| {
+        got.extend(lab.world.peer_receive(peer));
+        got == b"still here"
+    });
+    assert!(!lab.world.ending(peer).finished);
+    guest.socket().close();
+    run(&mut lab, &mut guest, 5, |lab, _| lab.used(0, "tcp_flows") == 0);
+    assert!(!lab.world.ending(peer).reset);
+}
+
+#[test]
+fn a_reset_of_the_guest_is_a_reset_outside() {
+    let (mut lab, mut guest, peer) = connected(5, GOOD);
+    guest.socket().abort();
+    run(&mut lab, &mut guest, 5, |lab, _| lab.world.ending(peer).closed);
+    assert!(lab.world.ending(peer).reset);
+    assert_eq!(lab.used(0, "tcp_flows"), 0);
+}
+
+#[test]
+fn a_reset_of_the_server_is_a_reset_inside() {
+    let (mut lab, mut guest, peer) = connected(6, GOOD);
+    lab.world.peer_reset(peer);
+    run(&mut lab, &mut guest, 5, |_, guest| guest.state() == State::Closed);
+    assert_eq!(lab.used(0, "tcp_flows"), 0);
+}
+
+#[test]
+fn a_server_that_reads_nothing_stops_the_guest_and_loses_nothing() {
+    let (mut lab, mut guest, peer) = connected(7, GOOD);
+    lab.world.set_peer_capacity(peer, 1000);
+    let out = pattern(3_000_000, 7);
+    let mut sent = 0;
+    for _ in 0..20_000 {
+        if guest.socket().can_send() {
+            sent += guest.socket().send_slice(&out[sent..]).unwrap();
+        }
+        guest.step(&mut lab);
+    }
+    assert!(sent < 2_000_000, "{sent} bytes were taken for a server that reads nothing");
+    lab.world.set_peer_capacity(peer, 100_000);
+    let mut got = Vec::new();
+    run(&mut lab, &mut guest, 120, |lab, guest| {
+        if sent < out.len() && guest.socket().can_send() {
+            sent += guest.socket().send_slice(&out[sent..]).unwrap();
+        }
+        got.extend(lab.world.peer_receive(peer));
+        got.len() == out.len()
+    });
+    assert!(got == out);
+}
+
+#[test]
+fn a_guest_that_reads_nothing_stops_the_server_and_loses_nothing() {
+    let (mut lab, mut guest, peer) = connected(8, GOOD);
+    let back = pattern(3_000_000, 8);
+    let mut answered = 0;
+    for _ in 0..20_000 {
+        answered += lab.world.peer_send(peer, &back[answered..]);
+        guest.step(&mut lab);
+    }
+    assert!(answered < 2_000_000, "{answered} bytes were taken for a guest that reads nothing");
+    let mut got = Vec::new();
+    run(&mut lab, &mut guest, 120, |lab, guest| {
+        answered += lab.world.peer_send(peer, &back[answered..]);
+        while guest.socket().can_recv() {
+            guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        got.len() == back.len()
+    });
+    assert!(got == back);
+}
+
+#[test]
+fn a_published_port_reaches_the_guest_with_the_clients_address() {
+    let mut lab = Lab::new(1);
+    let mut guest = TcpGuest::new(&lab, 0, GOOD, 9);
+    guest.listen(80);
+    let listener = lab.publish_port(0, 80, SourceRule::Client);
+    let client = lab.world.connect_to(listener, "198.51.100.7:5555");
+    lab.world.peer_send(client, b"hello");
+    let mut got = Vec::new();
+    run(&mut lab, &mut guest, 5, |_, guest| {
+        let _ = guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes)));
+        got == b"hello"
+    });
+    let remote = guest.socket().remote_endpoint().unwrap();
+    assert_eq!(remote.to_string(), "198.51.100.7:5555");
+    guest.socket().close();
+    lab.world.peer_finish(client);
+    run(&mut lab, &mut guest, 5, |lab, _| lab.used(0, "tcp_flows") == 0);
+    assert!(!lab.world.ending(client).reset);
+}
+
+#[test]
+fn a_client_that_the_guest_could_not_answer_is_shown_as_the_gateway() {
+    let clients = ["127.0.0.1:5555", "169.254.3.3:5555", "10.88.0.77:5555", "0.0.0.0:5555"];
+    let rules = [SourceRule::Client; 4].into_iter().zip(clients);
+    for (rule, client) in rules.chain([(SourceRule::Gateway, "198.51.100.7:5555")]) {
+        let mut lab = Lab::new(1);
+        let mut guest = TcpGuest::new(&lab, 0, GOOD, 10);
+        guest.listen(80);
+        let listener = lab.publish_port(0, 80, rule);
+        lab.world.connect_to(listener, client);
+        run(&mut lab, &mut guest, 5, |_, guest| guest.state() == State::Established);
+        let remote = guest.socket().remote_endpoint().unwrap();
+        assert_eq!(remote.addr.to_string(), "10.88.0.1", "{client}");
+    }
+}
+
+#[test]
+fn a_published_port_that_nothing_listens_on_resets_its_client() {
+    let mut lab = Lab::new(1);
+    let mut guest = TcpGuest::new(&lab, 0, GOOD, 11);
+    let listener = lab.publish_port(0, 81, SourceRule::Client);
+    let client = lab.world.connect_to(listener, "127.0.0.1:5555");
+    run(&mut lab, &mut guest, 5, |lab, _| lab.world.ending(client).reset);
+    assert_eq!(lab.used(0, "tcp_flows"), 0);
+}
