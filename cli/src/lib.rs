@@ -14,12 +14,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command, DaemonCommand};
+use args::{Arguments, Command, DaemonCommand, Output};
 pub use daemon::DaemonRole;
 
 /// Parses the arguments and does what they say. `control` is what `lichen daemon` runs.
 pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::misused(&error),
+    };
+    let output = arguments.output;
+    if output == Output::Json && arguments.command.has_no_json() {
+        return exit::misused(&Arguments::no_json());
+    }
     if let Command::Daemon(daemon) = &arguments.command
         && daemon.command.is_none()
     {
@@ -30,7 +37,6 @@ pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&arguments.command, &error),
     };
-    let output = arguments.output;
     let result = match &arguments.command {
         Command::Run(run) => commands::run::run(run, output, &runtime),
         command => runtime.block_on(dispatch(command, output)),
@@ -41,7 +47,7 @@ pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
 /// A command's own exit code, or what went wrong.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-async fn dispatch(command: &Command, output: args::Output) -> Outcome {
+async fn dispatch(command: &Command, output: Output) -> Outcome {
     use commands::{attach, completions, network, port, ps, service, status};
     match command {
         Command::Run(_) => unreachable!("run is not asynchronous; main takes it"),
@@ -60,7 +66,7 @@ async fn dispatch(command: &Command, output: args::Output) -> Outcome {
             }
             None => unreachable!("main takes it"),
         },
-        Command::Service(command) => service::service(command).await,
+        Command::Service(command) => service::service(command, output).await,
         Command::Completions(completions) => Ok(completions::completions(completions.shell)),
     }
 }

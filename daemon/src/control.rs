@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lichen_api::{Directories, DirectoryError, StopDaemon, StopScope};
 use lichen_cli::DaemonRole;
@@ -22,6 +23,9 @@ use crate::wiring::resolv_conf::{self, Watching};
 
 /// Tells a service manager that control asks to be started again (EX_TEMPFAIL of sysexits.h).
 const RESTART: u8 = 75;
+
+/// How long the first comparison with the datapath may hold up the API.
+const FIRST_SYNC: Duration = Duration::from_secs(3);
 
 /// Why control did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +49,9 @@ pub fn main(role: DaemonRole) -> ExitCode {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             let text = chain(&error);
-            tracing::error!(error = text, "control ends");
+            if role == DaemonRole::OnDemand {
+                tracing::error!(error = text, "control ends");
+            }
             eprintln!("lichen daemon: {text}");
             ExitCode::FAILURE
         }
@@ -93,6 +99,9 @@ async fn serve(
     resolv_conf::watch(resolv_conf::host_path().to_owned(), resolvers, move |changed| {
         if reconciler.set_resolvers(changed) { Watching::Continue } else { Watching::Stop }
     })?;
+    // So that the first answer tells of workloads that are on their network again; a datapath that
+    // cannot be had is told by `status` as well.
+    let _ = tokio::time::timeout(FIRST_SYNC, app.reconciler().sync()).await;
     let listener = UnixListener::from_std(instance.listen()?)?;
     tracing::info!(
         version = lichen_api::VERSION,
@@ -114,7 +123,7 @@ async fn serve(
         _ = interrupt.recv() => by_signal,
     };
     // The answer to the request that asked is still on its way.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     Ok(asked)
 }
 

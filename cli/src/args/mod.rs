@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use lichen_api::{AllowedPort, PortRange, Publish};
 
 use crate::daemon::DaemonRole;
@@ -36,6 +36,28 @@ pub(crate) enum Output {
     Table,
     /// JSON, for programs; its shapes are stable.
     Json,
+}
+
+impl Arguments {
+    /// What is said of `-o json` in front of a command whose output is not ours to shape.
+    pub(crate) fn no_json() -> clap::Error {
+        Self::command().error(
+            clap::error::ErrorKind::ArgumentConflict,
+            "this command has no JSON to show; leave out -o json",
+        )
+    }
+}
+
+impl Command {
+    /// Whether its output is somebody else's, or a stream of text.
+    pub(crate) fn has_no_json(&self) -> bool {
+        match self {
+            Self::Run(run) => !run.detach,
+            Self::Daemon(daemon) => daemon.command.is_none(),
+            Self::Logs(_) | Self::Completions(_) => true,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -372,8 +394,6 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

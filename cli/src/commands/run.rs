@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use lichen_api::{
     AttachWorkload, Client, CreateWorkload, Directories, Force, Lease, Source, WorkloadKind,
 };
-use lichen_workload::spec::{LaunchSpec, UserMapping};
+use lichen_workload::{LaunchError, LaunchSpec, UserMapping};
 use tokio::runtime::Runtime;
 
 use crate::args::{Output, Run, User};
@@ -51,7 +51,14 @@ fn started(
     }
     let process = AttachWorkload { pid: launched.pid(), start_time: Some(launched.start_time()) };
     runtime.block_on(client.attach_workload(&lease.name, &process))?;
-    launched.release()?;
+    match launched.release() {
+        // As with a command that is waited for, its code tells.
+        Err(LaunchError::NotStarted { code, reason }) => {
+            eprintln!("lichen: {reason}");
+            return Ok(ExitCode::from(code));
+        }
+        released => released?,
+    }
     if !arguments.detach {
         return Ok(ExitCode::from(launched.wait()?));
     }

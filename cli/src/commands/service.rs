@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::args::ServiceCommand;
+use crate::args::{Output, ServiceCommand};
 use crate::{Outcome, daemon, output};
 
 /// The unit's name.
@@ -30,7 +30,7 @@ enum ServiceError {
 }
 
 /// Does what a `service` command says.
-pub(crate) async fn service(command: &ServiceCommand) -> Outcome {
+pub(crate) async fn service(command: &ServiceCommand, format: Output) -> Outcome {
     let path = unit_path()?;
     match command {
         ServiceCommand::Install => {
@@ -41,7 +41,10 @@ pub(crate) async fn service(command: &ServiceCommand) -> Outcome {
             // One started on demand is in the way; its datapath is adopted.
             daemon::make_way().await?;
             systemctl(&["enable", "--now", UNIT])?;
-            output::line(&format!("Installed {}.", path.display()))?;
+            match format {
+                Output::Json => output::json(&serde_json::json!({ "installed": path }))?,
+                Output::Table => output::line(&format!("Installed {}.", path.display()))?,
+            }
         }
         ServiceCommand::Uninstall => {
             // Not there, or not running, is as good.
@@ -53,7 +56,12 @@ pub(crate) async fn service(command: &ServiceCommand) -> Outcome {
                 _ => {}
             }
             let _ = systemctl(&["daemon-reload"]);
-            output::line("Uninstalled. The next command starts the daemon on demand.")?;
+            match format {
+                Output::Json => output::json(&serde_json::json!({ "uninstalled": path }))?,
+                Output::Table => {
+                    output::line("Uninstalled. The next command starts the daemon on demand.")?;
+                }
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

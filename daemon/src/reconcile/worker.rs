@@ -172,10 +172,12 @@ impl Running {
     fn handle(&mut self, input: Input) -> Flow {
         match input {
             Input::Sync(done) => {
-                self.waiting.push(done);
-                // While a datapath is being waited for, a request does not shorten the pause.
+                // While a datapath is being waited for, a request neither shortens the pause nor waits.
                 if self.connection.is_some() || self.due.is_none() {
+                    self.waiting.push(done);
                     self.due = Some(Instant::now());
+                } else {
+                    let _ = done.send(());
                 }
             }
             Input::Resolvers(resolvers) => {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 use lichen_api::{Client, ClientError, CreateNetwork, Creation, ErrorCode, Force};
 use lichen_daemon::{http, instance::Instance};
-use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 
 /// A control that listens.
 struct Served {

@@ -4,13 +4,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 use lichen_api::{
     AddPort, AttachWorkload, CreateNetwork, CreateWorkload, Creation, ErrorCode, PortRange,
     Protocol, Publish, Source, State, WorkloadKind, WorkloadState,
 };
 use lichen_daemon::app::{Refusal, Running};
 use lichen_daemon::state::InUse;
-use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 
 /// A process that lives until it is dropped.
 struct Process(Child);
