@@ -179,12 +179,13 @@ impl Applier {
                 self.present.ports.push(spec.clone());
                 Outcome::Settled
             }
-            Err(reason) => {
-                tracing::warn!(port = %spec.id, workload = spec.name, reason, "port not set");
-                Outcome::Unsettled
-            }
+            Err(_) => Outcome::Unsettled,
         };
-        self.observed.lock().ports.insert(spec.id, result);
+        let before = self.observed.lock().ports.insert(spec.id, result.clone());
+        // It is tried again and again; the log tells only what is new.
+        if let (Err(reason), true) = (&result, before.as_ref() != Some(&result)) {
+            tracing::warn!(port = %spec.id, workload = spec.name, reason, "port not set");
+        }
         outcome
     }
 
@@ -206,12 +207,12 @@ impl Applier {
                 self.present.forwards.push(spec.clone());
                 Outcome::Settled
             }
-            Err(reason) => {
-                tracing::warn!(forward = %spec.id, bound = %spec.bound, reason, "not published");
-                Outcome::Unsettled
-            }
+            Err(_) => Outcome::Unsettled,
         };
-        self.observed.lock().forwards.insert(spec.id, result);
+        let before = self.observed.lock().forwards.insert(spec.id, result.clone());
+        if let (Err(reason), true) = (&result, before.as_ref() != Some(&result)) {
+            tracing::warn!(forward = %spec.id, bound = %spec.bound, reason, "not published");
+        }
         Ok(outcome)
     }
 

@@ -27,10 +27,10 @@ use crate::wiring::namespaces::{Namespaces, chain};
 
 /// First and longest pause between two attempts at the same thing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A datapath that lived that long was a good one: the next is started without a pause.
-const GOOD_LIFE: Duration = Duration::from_secs(10);
+const GOOD_LIFE: Duration = Duration::from_secs(5);
 
 /// How long a datapath may take to end by itself.
 const END_PATIENCE: Timespec = Timespec { tv_sec: 3, tv_nsec: 0 };
@@ -343,13 +343,15 @@ impl Running {
     }
 
     fn stop_datapath(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            // It may close before it answers.
-            let _ = connection.applier.link().ask(&Command::Stop, None);
-        }
-        if let Some(pidfd) = self.last_pidfd.take()
-            && !wait_for_end(&pidfd, END_PATIENCE)
-        {
+        // It may close before it answers. One that never understood us cannot be told.
+        let told = self.connection.take().is_some_and(|mut connection| {
+            matches!(
+                connection.applier.link().ask(&Command::Stop, None),
+                Ok(Answer::Done) | Err(AskError::Closed)
+            )
+        });
+        let Some(pidfd) = self.last_pidfd.take() else { return };
+        if !(told && wait_for_end(&pidfd, END_PATIENCE)) {
             tracing::warn!("the datapath did not end by itself and is killed");
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             wait_for_end(&pidfd, END_PATIENCE);

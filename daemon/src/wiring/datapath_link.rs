@@ -26,6 +26,9 @@ pub enum AskError {
     /// An answer that does not fit the question.
     #[error("the datapath's answer was not expected: {0}")]
     Unexpected(String),
+    /// It would not have us.
+    #[error("the datapath refused the connection: {0}")]
+    Refused(String),
     /// It speaks other words.
     #[error(
         "the running datapath is lichen {version} (protocol {protocol}), control is lichen {} (protocol {PROTOCOL}); \
@@ -88,6 +91,7 @@ impl DatapathLink {
                 Ok((this, Greeting { version, pid }))
             }
             Answer::Hello { protocol, version, .. } => Err(AskError::Skew { version, protocol }),
+            Answer::Refused { reason } => Err(AskError::Refused(reason)),
             other => Err(AskError::Unexpected(format!("{other:?}"))),
         }
     }
@@ -142,5 +146,61 @@ fn receive_all(link: &Link, answers: &mpsc::Sender<Answer>, unasked: &impl Fn(Un
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use lichen_netstack::ids::PortId;
+
+    use super::*;
+
+    /// A datapath that answers each command with what comes next, events included.
+    fn datapath_that_says(said: Vec<serde_json::Value>) -> Link {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let link = Link::new(theirs);
+            for value in said {
+                if value.get("answer").is_some() {
+                    link.receive().unwrap();
+                }
+                link.send(&value, &[]).unwrap();
+            }
+        });
+        Link::new(ours)
+    }
+
+    fn hello(protocol: u32) -> serde_json::Value {
+        serde_json::to_value(Answer::Hello { protocol, version: "0.0.9".into(), pid: 7 }).unwrap()
+    }
+
+    #[test]
+    fn a_datapath_that_speaks_other_words_is_named_with_the_remedy() {
+        let link = datapath_that_says(vec![hello(PROTOCOL + 1)]);
+        let error = DatapathLink::greet(link, |_| {}).err().unwrap();
+        assert!(error.to_string().contains("datapath is lichen 0.0.9"), "{error}");
+        assert!(error.to_string().contains("lichen daemon restart --datapath"), "{error}");
+    }
+
+    #[test]
+    fn events_go_their_own_way_between_answers_and_the_end_is_told_last() {
+        let event = Event::PortLost { port: PortId(3), reason: "gone".into() };
+        let link = datapath_that_says(vec![
+            hello(PROTOCOL),
+            serde_json::to_value(&event).unwrap(),
+            serde_json::to_value(Answer::Done).unwrap(),
+        ]);
+        let (sender, unasked) = mpsc::channel();
+        let (mut link, greeting) = DatapathLink::greet(link, move |what| {
+            let _ = sender.send(what);
+        })
+        .unwrap();
+        assert_eq!(greeting, Greeting { version: "0.0.9".into(), pid: 7 });
+        assert_eq!(link.ask(&Command::Inventory, None).unwrap(), Answer::Done);
+        assert!(matches!(unasked.recv().unwrap(), Unasked::Event(told) if told == event));
+        assert!(matches!(unasked.recv().unwrap(), Unasked::Closed));
+        assert!(link.ask(&Command::Inventory, None).is_err());
     }
 }
