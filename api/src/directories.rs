@@ -90,6 +90,15 @@ impl Directories {
         let state = StateDirectory::locate(uid, |name| env::var_os(name).map(PathBuf::from))?;
         Ok(Self { runtime: RuntimeDirectory::prepare()?, state: state.checked(uid)? })
     }
+
+    /// Directories below `base`, made if missing, and checked; for tests that must not meet.
+    pub fn prepare_in(base: &Path) -> Result<Self, DirectoryError> {
+        let uid = rustix::process::getuid().as_raw();
+        Ok(Self {
+            runtime: RuntimeDirectory(base.join("run")).checked(uid)?,
+            state: StateDirectory(base.join("state")).checked(uid)?,
+        })
+    }
 }
 
 /// Where the sockets are.

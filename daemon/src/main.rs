@@ -1,8 +1,23 @@
 //! `lichen`: one program in a few roles.
+//!
+//! The first argument decides: the datapath, a workload's supervisor and the netns helper are started by
+//! this program itself through /proc/self/exe; everything else is the command line, of which
+//! `lichen daemon` is control.
 
-pub mod wiring;
+use std::process::ExitCode;
 
-fn main() -> std::process::ExitCode {
-    tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
-    wiring::datapath_role::main()
+use lichen_daemon::control;
+use lichen_daemon::wiring::datapath_role;
+
+fn main() -> ExitCode {
+    // The roles that enter namespaces come first: they need a process with one thread.
+    match std::env::args_os().nth(1).as_deref().and_then(|role| role.to_str()) {
+        Some("supervise") => lichen_workload::supervise_main(),
+        Some("netns-helper") => lichen_workload::netns_helper_main(),
+        Some("datapath") => {
+            control::log_to_stderr();
+            datapath_role::main()
+        }
+        _ => lichen_cli::main(control::main),
+    }
 }

@@ -1,5 +1,11 @@
 //! How the parts of the daemon are joined.
 
+pub mod datapath_link;
+pub mod datapath_process;
 pub mod datapath_role;
 pub mod link;
+pub mod listeners;
 pub mod name_service;
+pub mod namespaces;
+pub mod process_watch;
+pub mod resolv_conf;

@@ -1,0 +1,11 @@
+//! One file for each command, or for a family of them.
+
+pub(crate) mod attach;
+pub(crate) mod completions;
+pub(crate) mod logs;
+pub(crate) mod network;
+pub(crate) mod port;
+pub(crate) mod ps;
+pub(crate) mod run;
+pub(crate) mod service;
+pub(crate) mod status;

@@ -1,0 +1,112 @@
+//! `lichen network`: the commands and the table of Docker's.
+
+use std::process::ExitCode;
+
+use lichen_api::{CreateNetwork, Creation, Force};
+
+use crate::args::{NetworkCommand, Output};
+use crate::{Outcome, daemon, exit, output};
+
+/// Docker says the same.
+#[derive(Debug, thiserror::Error)]
+#[error("network with name {0} already exists")]
+struct AlreadyExists(String);
+
+/// Does what a `network` command says.
+pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome {
+    match command {
+        NetworkCommand::Ls => list(format).await,
+        NetworkCommand::Create(create) => {
+            let request = CreateNetwork {
+                name: create.name.clone(),
+                subnet: create.subnet.clone(),
+                gateway: create.gateway.clone(),
+                internal: create.internal,
+                labels: create.labels(),
+            };
+            let (creation, network) = daemon::connect().await?.create_network(&request).await?;
+            if creation == Creation::Existing {
+                return Err(AlreadyExists(network.name).into());
+            }
+            match format {
+                Output::Json => output::json(&network)?,
+                Output::Table => output::line(&network.id)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        NetworkCommand::Rm(rm) => {
+            let force = if rm.force { Force::Yes } else { Force::No };
+            remove(&rm.names, force, format).await
+        }
+        NetworkCommand::Inspect { names } => inspect(names).await,
+        NetworkCommand::Prune => {
+            let pruned = daemon::connect().await?.prune_networks().await?;
+            match format {
+                Output::Json => output::json(&pruned)?,
+                Output::Table if pruned.networks_deleted.is_empty() => {
+                    output::line("No unused networks.")?;
+                }
+                Output::Table => output::line(&format!(
+                    "Deleted Networks:\n{}",
+                    pruned.networks_deleted.join("\n")
+                ))?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn list(format: Output) -> Outcome {
+    let networks = daemon::connect().await?.networks().await?;
+    if format == Output::Json {
+        output::json(&networks)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = networks
+        .into_iter()
+        .map(|network| vec![network.id, network.name, network.driver, network.scope])
+        .collect();
+    output::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each is tried; what fails is told, and makes the whole fail.
+async fn remove(names: &[String], force: Force, format: Output) -> Outcome {
+    let client = daemon::connect().await?;
+    let (mut removed, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for name in names {
+        match client.remove_network(name, force).await {
+            Ok(gone) => removed.push(gone),
+            Err(error) => {
+                eprintln!("lichen: {}", exit::chain(&error));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    match format {
+        Output::Json => output::json(&removed)?,
+        Output::Table => {
+            for gone in &removed {
+                output::line(&gone.removed)?;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// What is found is shown, as Docker does, even when something else is not.
+async fn inspect(names: &[String]) -> Outcome {
+    let client = daemon::connect().await?;
+    let (mut found, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for name in names {
+        match client.network(name).await {
+            Ok(network) => found.push(network),
+            Err(error) => {
+                eprintln!("lichen: {}", exit::chain(&error));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    output::json(&found)?;
+    Ok(code)
+}

@@ -1,0 +1,67 @@
+//! `lichen ps` and `lichen rm`.
+
+use std::process::ExitCode;
+
+use lichen_api::{Force, PublishedPort, Workload, WorkloadKind};
+
+use crate::args::{Output, Rm};
+use crate::{Outcome, daemon, exit, output};
+
+/// Lists workloads.
+pub(crate) async fn ps(format: Output) -> Outcome {
+    let workloads = daemon::connect().await?.workloads().await?;
+    match format {
+        Output::Json => output::json(&workloads)?,
+        Output::Table => output::table(
+            &["NAME", "KIND", "NETWORK", "IP", "MAC", "PORTS", "STATE"],
+            &workloads.iter().map(row).collect::<Vec<_>>(),
+        )?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(workload: &Workload) -> Vec<String> {
+    let ports: Vec<String> = workload.ports.iter().map(published).collect();
+    vec![
+        workload.name.clone(),
+        match workload.kind {
+            WorkloadKind::Run => "run".to_owned(),
+            WorkloadKind::Attach => "attach".to_owned(),
+        },
+        workload.network.clone(),
+        workload.address.to_string(),
+        workload.mac.clone(),
+        ports.join(", "),
+        workload.state.to_string(),
+    ]
+}
+
+fn published(port: &PublishedPort) -> String {
+    let host = std::net::SocketAddr::new(port.host_ip, port.host_port);
+    format!("{host}->{}/{}", port.target_port, port.protocol)
+}
+
+/// Removes workloads; each is tried.
+pub(crate) async fn rm(arguments: &Rm, format: Output) -> Outcome {
+    let client = daemon::connect().await?;
+    let force = if arguments.force { Force::Yes } else { Force::No };
+    let (mut removed, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for name in &arguments.names {
+        match client.remove_workload(name, force).await {
+            Ok(gone) => removed.push(gone),
+            Err(error) => {
+                eprintln!("lichen: {}", exit::chain(&error));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    match format {
+        Output::Json => output::json(&removed)?,
+        Output::Table => {
+            for gone in &removed {
+                output::line(&gone.removed)?;
+            }
+        }
+    }
+    Ok(code)
+}

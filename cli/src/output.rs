@@ -1,0 +1,60 @@
+//! Tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// Prints a table: a heading, rows, columns as wide as their widest cell. Every cell is printable.
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    io::stdout().lock().write_all(render(heading, rows).as_bytes())
+}
+
+/// Prints JSON, indented, as Docker does.
+pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Prints one line.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let heading: Vec<String> = heading.iter().map(ToString::to_string).collect();
+    let width = |column: usize| {
+        std::iter::once(&heading)
+            .chain(rows)
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+    let mut text = String::new();
+    for row in std::iter::once(&heading).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:<width$}   "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["80".to_owned(), "web-frontend".to_owned(), "80".to_owned()]];
+        assert_eq!(
+            render(&["HOST-PORT", "TARGET", "TARGET-PORT"], &rows),
+            "HOST-PORT   TARGET         TARGET-PORT\n80          web-frontend   80\n"
+        );
+        assert_eq!(render(&["NAME", "SCOPE"], &[]), "NAME   SCOPE\n");
+    }
+}

@@ -1,0 +1,112 @@
+//! Networks: make, remove, show.
+
+use lichen_api::{CreateNetwork, Creation, Network, NetworkSummary, Pruned, Removed};
+
+use super::{App, Refusal, now, view};
+use crate::ipam;
+use crate::names::NetworkName;
+use crate::state::{self, InUse, NewNetwork, snapshot};
+
+/// Bounds on labels, so that a definition stays a definition.
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_BYTES: usize = 4096;
+
+impl App {
+    /// All networks, oldest first.
+    pub async fn networks(&self) -> Result<Vec<NetworkSummary>, Refusal> {
+        let snapshot = self.store.transact(snapshot).await?;
+        Ok(snapshot.networks.iter().map(|row| view::summary(row, &snapshot.workloads)).collect())
+    }
+
+    /// One network by name or id.
+    pub async fn network(&self, name: String) -> Result<Network, Refusal> {
+        self.store
+            .transact(move |tx| {
+                let row = state::network_named(tx, &name)?;
+                Ok::<_, Refusal>(view::network(&row, &state::workloads(tx)?))
+            })
+            .await
+    }
+
+    /// Makes a network.
+    pub async fn create_network(
+        &self,
+        request: CreateNetwork,
+    ) -> Result<(Creation, Network), Refusal> {
+        let new = wanted(request)?;
+        let routes = ipam::host_routes();
+        let at = now();
+        let made = self
+            .store
+            .transact(move |tx| {
+                let (creation, row) = state::insert_network(tx, &new, &routes, at)?;
+                Ok::<_, Refusal>((creation, view::network(&row, &state::workloads(tx)?)))
+            })
+            .await?;
+        self.reconciler.sync().await;
+        Ok(made)
+    }
+
+    /// Removes a network; with [`InUse::Detach`] its workloads lose it first.
+    pub async fn remove_network(&self, name: String, in_use: InUse) -> Result<Removed, Refusal> {
+        let (row, left) = self
+            .store
+            .transact(move |tx| {
+                let row = state::remove_network(tx, &name, in_use)?;
+                Ok::<_, Refusal>((row, state::workloads(tx)?))
+            })
+            .await?;
+        let left: Vec<_> = left.iter().map(|workload| workload.id).collect();
+        self.processes.keep_only(&left);
+        self.reconciler.sync().await;
+        Ok(Removed { removed: row.name })
+    }
+
+    /// Removes every network that nobody uses, the default one excepted.
+    pub async fn prune_networks(&self) -> Result<Pruned, Refusal> {
+        let networks_deleted = self.store.transact(state::prune_networks).await?;
+        self.reconciler.sync().await;
+        Ok(Pruned { networks_deleted })
+    }
+}
+
+fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
+    let name = NetworkName::parse(&request.name)?;
+    if request.subnet.is_none() && request.gateway.is_some() {
+        return Err(Refusal::bad_request("a gateway needs its subnet; add --subnet"));
+    }
+    for address in request.subnet.iter().chain(&request.gateway) {
+        if address.contains(':') {
+            return Err(Refusal::bad_request(format!(
+                "`{}` is IPv6, and networks are IPv4 only for now; use a subnet such as 10.89.0.0/16",
+                address.chars().take(60).collect::<String>().escape_default()
+            )));
+        }
+    }
+    let bytes: usize = request.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if request.labels.len() > MAX_LABELS || bytes > MAX_LABEL_BYTES {
+        return Err(Refusal::bad_request(format!(
+            "too many labels: at most {MAX_LABELS}, of {MAX_LABEL_BYTES} bytes together"
+        )));
+    }
+    Ok(NewNetwork {
+        name,
+        subnet: match request.subnet {
+            Some(text) => {
+                Some(text.parse().map_err(|error| Refusal::bad_request(format!("{error}")))?)
+            }
+            None => None,
+        },
+        gateway: match request.gateway {
+            Some(text) => Some(text.parse().map_err(|_| {
+                Refusal::bad_request(format!(
+                    "gateway `{}` is not an IPv4 address",
+                    text.chars().take(60).collect::<String>().escape_default()
+                ))
+            })?),
+            None => None,
+        },
+        internal: request.internal,
+        labels: request.labels,
+    })
+}

@@ -1,0 +1,165 @@
+//! Published ports: add, take back, show.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use lichen_api::{AddPort, Creation, ErrorCode, PortRange, PublishedPort, RemovePort, Source};
+use lichen_netstack::ids::{ForwardId, PortId};
+use rusqlite::Transaction;
+
+use super::{App, Refusal, view};
+use crate::names::WorkloadName;
+use crate::state::{self, NewPort, PortRow, PortTarget, snapshot};
+use crate::wiring::listeners::{Reserved, reserve_all};
+
+/// Most ports in one request.
+const MAX_RANGE: usize = 256;
+
+impl App {
+    /// All published ports, oldest first.
+    pub async fn ports(&self) -> Result<Vec<PublishedPort>, Refusal> {
+        let snapshot = self.store.transact(snapshot).await?;
+        let seen = self.observed.seen();
+        Ok(snapshot.ports.iter().map(|row| view::port(row, &snapshot, &seen)).collect())
+    }
+
+    /// Publishes ports of a workload, which need not be there yet.
+    pub async fn add_port(
+        &self,
+        request: AddPort,
+    ) -> Result<(Creation, Vec<PublishedPort>), Refusal> {
+        let name = WorkloadName::parse(&request.target)?;
+        let new = expand(request.host_ip, request.host, request.target_ports, request.source)?;
+        let target = PortTarget { name, ends_with: None };
+        let Published { rows, reserved } =
+            self.store.transact(move |tx| publish(tx, &target, &new)).await?;
+        let creation = if reserved.is_empty() { Creation::Existing } else { Creation::New };
+        self.keep_listeners(reserved);
+        self.reconciler.sync().await;
+        Ok((creation, self.port_views(&rows).await?))
+    }
+
+    /// Takes back ports that were added by [`App::add_port`].
+    pub async fn remove_port(&self, request: RemovePort) -> Result<Vec<PublishedPort>, Refusal> {
+        if request.host.count() == 0 {
+            return Err(Refusal::bad_request("the range of ports ends before it begins"));
+        }
+        let before = self.store.transact(snapshot).await?;
+        let seen = self.observed.seen();
+        let rows = self
+            .store
+            .transact(move |tx| state::remove_ports(tx, request.host_ip, request.host))
+            .await?;
+        self.reconciler.sync().await;
+        Ok(rows.iter().map(|row| view::port(row, &before, &seen)).collect())
+    }
+
+    pub(super) fn keep_listeners(&self, reserved: Vec<(ForwardId, Reserved)>) {
+        for (id, reserved) in reserved {
+            self.listeners.keep(id, reserved);
+        }
+    }
+
+    async fn port_views(&self, rows: &[PortRow]) -> Result<Vec<PublishedPort>, Refusal> {
+        let snapshot = self.store.transact(snapshot).await?;
+        let seen = self.observed.seen();
+        Ok(rows.iter().map(|row| view::port(row, &snapshot, &seen)).collect())
+    }
+}
+
+/// Rows and sockets of ports that were just published.
+pub(super) struct Published {
+    /// Every port that was asked for.
+    pub(super) rows: Vec<PortRow>,
+    /// The sockets of those that are new.
+    pub(super) reserved: Vec<(ForwardId, Reserved)>,
+}
+
+/// Writes the rows and binds the sockets of those that are new, all of them or none: a socket that cannot be
+/// bound undoes the rows.
+pub(super) fn publish(
+    tx: &Transaction<'_>,
+    target: &PortTarget,
+    new: &[NewPort],
+) -> Result<Published, Refusal> {
+    let before: Vec<ForwardId> = state::ports(tx)?.iter().map(|row| row.id).collect();
+    let rows = state::insert_ports(tx, target, new)?;
+    let fresh: Vec<&PortRow> = rows.iter().filter(|row| !before.contains(&row.id)).collect();
+    let addresses: Vec<SocketAddr> = fresh.iter().map(|row| row.host).collect();
+    let ids: Vec<ForwardId> = fresh.iter().map(|row| row.id).collect();
+    let reserved = ids.into_iter().zip(reserve_all(&addresses)?).collect();
+    Ok(Published { rows, reserved })
+}
+
+/// One request as single ports.
+pub(super) fn expand(
+    host_ip: Option<IpAddr>,
+    host: PortRange,
+    target: PortRange,
+    source: Source,
+) -> Result<Vec<NewPort>, Refusal> {
+    let ip = host_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let (count, targets) = (host.count(), target.count());
+    if count == 0 || targets == 0 {
+        return Err(Refusal::bad_request("a range of ports ends before it begins"));
+    }
+    if host.start == 0 || target.start == 0 {
+        return Err(Refusal::bad_request("0 is not a port; use one from 1 to 65535"));
+    }
+    if count != targets {
+        return Err(Refusal::bad_request(format!(
+            "{count} host ports cannot lead to {targets} ports of the workload; \
+             make both ranges of one length"
+        )));
+    }
+    if count > MAX_RANGE {
+        return Err(Refusal::bad_request(format!(
+            "a range of {count} ports is too long; at most {MAX_RANGE} can be published at a time"
+        )));
+    }
+    if ip.is_multicast() {
+        return Err(Refusal::new(
+            ErrorCode::BadRequest,
+            format!("{ip} is a multicast address; nobody can connect to it"),
+        ));
+    }
+    Ok((host.start..=host.end)
+        .zip(target.start..=target.end)
+        .map(|(host, target_port)| NewPort { host: SocketAddr::new(ip, host), target_port, source })
+        .collect())
+}
+
+/// Ports that end with their workload.
+pub(super) fn ends_with(name: WorkloadName, id: PortId) -> PortTarget {
+    PortTarget { name, ends_with: Some(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u16, end: u16) -> PortRange {
+        PortRange { start, end }
+    }
+
+    #[test]
+    fn without_an_address_a_port_is_published_on_loopback() {
+        let new = expand(None, range(8080, 8081), range(80, 81), Source::Client).unwrap();
+        let shown: Vec<String> =
+            new.iter().map(|port| format!("{}>{}", port.host, port.target_port)).collect();
+        assert_eq!(shown, ["127.0.0.1:8080>80", "127.0.0.1:8081>81"]);
+    }
+
+    #[test]
+    fn ranges_that_make_no_sense_are_refused() {
+        for (host, target) in [
+            (range(0, 0), range(80, 80)),
+            (range(80, 80), range(0, 0)),
+            (range(81, 80), range(81, 80)),
+            (range(80, 81), range(80, 82)),
+            (range(1, 60_000), range(1, 60_000)),
+        ] {
+            let error = expand(None, host, target, Source::Client).unwrap_err();
+            assert_eq!(error.code, ErrorCode::BadRequest, "{host:?} {target:?}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! From rows and what was seen to what the API answers. Pure.
+
+use std::collections::BTreeMap;
+
+use lichen_api::{
+    ConfigFrom, Container, DatapathState, Ipam, IpamConfig, Lease, Network, NetworkSummary,
+    Protocol, PublishedPort, State, Workload, WorkloadState,
+};
+
+use crate::reconcile::Seen;
+use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
+
+/// A network in Docker's keys.
+pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
+    let containers = workloads
+        .iter()
+        .filter(|workload| workload.network == row.id)
+        .map(|workload| {
+            let container = Container {
+                name: workload.name.clone(),
+                endpoint_id: workload.uid.clone(),
+                mac_address: workload.mac.to_string(),
+                ipv4_address: format!("{}/{}", workload.address, row.subnet.len()),
+                ipv6_address: String::new(),
+            };
+            (workload.uid.clone(), container)
+        })
+        .collect();
+    Network {
+        name: row.name.clone(),
+        id: row.uid.clone(),
+        created: row.created.clone(),
+        scope: "local".to_owned(),
+        driver: "bridge".to_owned(),
+        enable_ipv6: false,
+        ipam: Ipam {
+            driver: "default".to_owned(),
+            config: vec![IpamConfig { subnet: row.subnet.to_string(), gateway: row.gateway }],
+        },
+        internal: row.internal,
+        attachable: true,
+        ingress: false,
+        config_from: ConfigFrom::default(),
+        config_only: false,
+        containers,
+        options: BTreeMap::from([
+            ("com.docker.network.bridge.name".to_owned(), format!("lichen{}", row.id)),
+            ("com.docker.network.driver.mtu".to_owned(), row.mtu.to_string()),
+        ]),
+        labels: row.labels.clone(),
+    }
+}
+
+/// A network in a list.
+pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSummary {
+    NetworkSummary {
+        id: row.uid.chars().take(12).collect(),
+        name: row.name.clone(),
+        driver: "bridge".to_owned(),
+        scope: "local".to_owned(),
+        subnet: row.subnet.to_string(),
+        internal: row.internal,
+        connected: workloads.iter().filter(|workload| workload.network == row.id).count(),
+        created_at: row.created.clone(),
+    }
+}
+
+/// A workload with its ports.
+pub(super) fn workload(row: &WorkloadRow, snapshot: &Snapshot, seen: &Seen) -> Workload {
+    let network = network_of(row, snapshot);
+    Workload {
+        name: row.name.clone(),
+        id: row.uid.clone(),
+        kind: row.kind,
+        network: network.name.clone(),
+        address: row.address,
+        prefix_len: network.subnet.len(),
+        mac: row.mac.to_string(),
+        state: match (row.process, seen.ports.get(&row.id)) {
+            (None, _) => WorkloadState::Starting,
+            (Some(_), Some(Ok(()))) => WorkloadState::Running,
+            (Some(_), Some(Err(reason))) => WorkloadState::Error { reason: reason.clone() },
+            (Some(_), None) => WorkloadState::Error { reason: datapath_reason(seen) },
+        },
+        pid: row.process.map(|process| process.pid),
+        created: row.created.clone(),
+        ports: ports_of(row, snapshot, seen),
+        allow_host: row.allow_host.clone(),
+    }
+}
+
+/// What a workload is given when it is made.
+pub(super) fn lease(
+    row: &WorkloadRow,
+    snapshot: &Snapshot,
+    seen: &Seen,
+    hide: Vec<String>,
+) -> Lease {
+    let network = network_of(row, snapshot);
+    Lease {
+        name: row.name.clone(),
+        network: network.name.clone(),
+        address: row.address,
+        prefix_len: network.subnet.len(),
+        gateway: network.gateway,
+        mac: row.mac.to_string(),
+        mtu: network.mtu,
+        search: format!("{}.internal", network.name),
+        hide,
+        ports: ports_of(row, snapshot, seen),
+    }
+}
+
+/// A published port and how it is.
+pub(super) fn port(row: &PortRow, snapshot: &Snapshot, seen: &Seen) -> PublishedPort {
+    let target_there =
+        snapshot.workloads.iter().any(|w| w.name == row.target && w.process.is_some());
+    PublishedPort {
+        id: row.id.0,
+        host_ip: row.host.ip(),
+        host_port: row.host.port(),
+        target: row.target.clone(),
+        target_port: row.target_port,
+        protocol: Protocol::Tcp,
+        status: match (seen.forwards.get(&row.id), target_there) {
+            (Some(Err(reason)), _) => State::Error { reason: reason.clone() },
+            (_, false) => State::Pending,
+            (Some(Ok(())), true) => State::Active,
+            (None, true) => State::Error { reason: datapath_reason(seen) },
+        },
+        source: row.source,
+        ends_with_workload: row.workload.is_some(),
+    }
+}
+
+fn ports_of(row: &WorkloadRow, snapshot: &Snapshot, seen: &Seen) -> Vec<PublishedPort> {
+    snapshot
+        .ports
+        .iter()
+        .filter(|port| port.target == row.name)
+        .map(|row| port(row, snapshot, seen))
+        .collect()
+}
+
+fn network_of<'a>(row: &WorkloadRow, snapshot: &'a Snapshot) -> &'a NetworkRow {
+    snapshot
+        .networks
+        .iter()
+        .find(|network| network.id == row.network)
+        .expect("a workload's network is kept by a foreign key")
+}
+
+/// Why something is not in force that nobody refused.
+fn datapath_reason(seen: &Seen) -> String {
+    match &seen.datapath.state {
+        DatapathState::Running { .. } => "being set up".to_owned(),
+        DatapathState::Starting { reason: Some(reason) } => reason.clone(),
+        DatapathState::Starting { reason: None } => "the datapath is starting".to_owned(),
+    }
+}

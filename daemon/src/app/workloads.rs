@@ -1,0 +1,225 @@
+//! Workloads: reserve, attach, remove, show.
+
+use std::time::{Duration, Instant};
+
+use lichen_api::{
+    AttachWorkload, CreateWorkload, ErrorCode, Lease, Removed, Workload, WorkloadKind,
+};
+use lichen_netstack::ids::PortId;
+
+use super::ports::{ends_with, expand, publish};
+use super::{App, Refusal, now, view};
+use crate::names::{NetworkName, WorkloadName};
+use crate::state::{self, NewPort, NewWorkload, snapshot};
+
+/// How long a workload may wait for its network. A datapath that just died is back sooner.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a killed workload may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most openings to the host.
+const MAX_OPENINGS: usize = 64;
+
+/// Whether a running workload is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It is killed.
+    Kill,
+    /// It stays, and the request is refused.
+    Refuse,
+}
+
+impl App {
+    /// All workloads, oldest first.
+    pub async fn workloads(&self) -> Result<Vec<Workload>, Refusal> {
+        let snapshot = self.store.transact(snapshot).await?;
+        let seen = self.observed.seen();
+        Ok(snapshot.workloads.iter().map(|row| view::workload(row, &snapshot, &seen)).collect())
+    }
+
+    /// One workload.
+    pub async fn workload(&self, name: String) -> Result<Workload, Refusal> {
+        let (snapshot, row) = self
+            .store
+            .transact(move |tx| {
+                let row = state::workload_named(tx, &name)?;
+                Ok::<_, Refusal>((snapshot(tx)?, row))
+            })
+            .await?;
+        Ok(view::workload(&row, &snapshot, &self.observed.seen()))
+    }
+
+    /// Reserves name, address and ports; attaches at once when the request names a process.
+    pub async fn create_workload(&self, request: CreateWorkload) -> Result<Lease, Refusal> {
+        let (new, ports) = self.wanted(&request)?;
+        // Looked at first, so that a process that is not there leaves no trace.
+        let held = match request.process {
+            Some(process) => Some(self.namespaces.hold(process.pid, process.start_time)?),
+            None => None,
+        };
+        let process = held.as_ref().map(|(process, _)| *process);
+        let at = now();
+        let (id, name, reserved) = self
+            .store
+            .transact(move |tx| {
+                let (_, row) = state::insert_workload(tx, &new, at)?;
+                let name = WorkloadName::parse(&row.name)?;
+                let reserved = publish(tx, &ends_with(name, row.id), &ports)?.reserved;
+                if let Some(process) = process {
+                    state::attach_workload(tx, &row.name, process)?;
+                }
+                Ok::<_, Refusal>((row.id, row.name, reserved))
+            })
+            .await?;
+        self.keep_listeners(reserved);
+        tracing::info!(port = %id, workload = name, kind = ?request.kind, "workload reserved");
+        if let Some((_, pidfd)) = held {
+            self.watch_process(id, pidfd);
+            self.join(id).await?;
+        }
+        self.lease(name).await
+    }
+
+    /// Gives a reserved workload its process and its network.
+    pub async fn attach_workload(
+        &self,
+        name: String,
+        request: AttachWorkload,
+    ) -> Result<Workload, Refusal> {
+        let (process, pidfd) = self.namespaces.hold(request.pid, request.start_time)?;
+        let row = self.store.transact(move |tx| state::attach_workload(tx, &name, process)).await?;
+        tracing::info!(port = %row.id, workload = row.name, pid = process.pid, "workload attached");
+        self.watch_process(row.id, pidfd);
+        self.join(row.id).await?;
+        self.workload(row.name).await
+    }
+
+    /// Removes a workload: one of `run` is ended, one of `attach` goes on without its network.
+    pub async fn remove_workload(
+        &self,
+        name: String,
+        running: Running,
+    ) -> Result<Removed, Refusal> {
+        let row = self.store.transact(move |tx| state::workload_named(tx, &name)).await?;
+        if row.kind == WorkloadKind::Run && row.process.is_some() {
+            if running == Running::Refuse {
+                return Err(Refusal::new(
+                    ErrorCode::Conflict,
+                    format!("workload `{0}` is running; end it with: lichen rm -f {0}", row.name),
+                ));
+            }
+            self.kill(row.id).await?;
+        }
+        self.processes.forget(row.id);
+        self.end(row.id).await;
+        Ok(Removed { removed: row.name })
+    }
+
+    async fn kill(&self, id: PortId) -> Result<(), Refusal> {
+        let failed = |error| {
+            Refusal::new(ErrorCode::Unprocessable, format!("cannot end the workload: {error}"))
+        };
+        self.processes.kill(id).map_err(failed)?;
+        let deadline = Instant::now() + END_PATIENCE;
+        while self.processes.watches(id) {
+            if Instant::now() >= deadline {
+                return Err(Refusal::new(
+                    ErrorCode::Unprocessable,
+                    "the workload was killed but has not ended yet; see: lichen ps",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the datapath has the workload's port; a workload that cannot have one is ended.
+    async fn join(&self, id: PortId) -> Result<(), Refusal> {
+        let deadline = Instant::now() + ATTACH_PATIENCE;
+        let reason = loop {
+            self.reconciler.sync().await;
+            match self.observed.seen().ports.get(&id) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(reason)) => {
+                    break Refusal::new(ErrorCode::Unprocessable, reason.clone());
+                }
+                None if Instant::now() >= deadline => {
+                    break Refusal::new(
+                        ErrorCode::Unavailable,
+                        "the datapath is not there; see datapath.log in the state directory, and: lichen status",
+                    );
+                }
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        self.processes.forget(id);
+        self.end(id).await;
+        Err(reason)
+    }
+
+    async fn lease(&self, name: String) -> Result<Lease, Refusal> {
+        let (snapshot, row) = self
+            .store
+            .transact(move |tx| {
+                let row = state::workload_named(tx, &name)?;
+                Ok::<_, Refusal>((snapshot(tx)?, row))
+            })
+            .await?;
+        let hide = [self.directories.runtime.path(), self.directories.state.path()]
+            .map(|path| path.display().to_string())
+            .to_vec();
+        Ok(view::lease(&row, &snapshot, &self.observed.seen(), hide))
+    }
+
+    fn wanted(&self, request: &CreateWorkload) -> Result<(NewWorkload, Vec<NewPort>), Refusal> {
+        let name = request.name.as_deref().map(WorkloadName::parse).transpose()?;
+        match (request.kind, &request.process) {
+            (WorkloadKind::Attach, None) => {
+                return Err(Refusal::bad_request("kind attach needs the process to attach"));
+            }
+            (WorkloadKind::Run, Some(_)) => {
+                return Err(Refusal::bad_request(
+                    "kind run is attached by a second request, once its process is there",
+                ));
+            }
+            _ => {}
+        }
+        if request.resolv_conf && request.kind == WorkloadKind::Run {
+            return Err(Refusal::bad_request("resolv_conf is for kind attach only"));
+        }
+        if request.allow_host.len() > MAX_OPENINGS {
+            return Err(Refusal::bad_request(format!(
+                "at most {MAX_OPENINGS} ports of the host can be allowed"
+            )));
+        }
+        if request.allow_host.iter().any(|allowed| allowed.port == 0) {
+            return Err(Refusal::bad_request("0 is not a port; use one from 1 to 65535"));
+        }
+        let mut ports = Vec::new();
+        for publish in &request.ports {
+            ports.extend(expand(
+                publish.host_ip,
+                publish.host,
+                publish.target_ports,
+                request.source,
+            )?);
+        }
+        if ports.iter().enumerate().any(|(i, port)| ports[..i].iter().any(|p| p.host == port.host))
+        {
+            return Err(Refusal::bad_request("one host port is published twice; name it once"));
+        }
+        let new = NewWorkload {
+            name,
+            network: match &request.network {
+                Some(network) => network.clone(),
+                None => NetworkName::default_network().as_str().to_owned(),
+            },
+            kind: request.kind,
+            allow_host: request.allow_host.clone(),
+            resolv_conf: request.resolv_conf,
+            boot_id: self.boot_id.clone(),
+        };
+        Ok((new, ports))
+    }
+}

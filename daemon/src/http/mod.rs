@@ -1,0 +1,85 @@
+//! The API's HTTP: who may speak, how much, how long; and which path means which method of [`App`].
+
+mod connections;
+mod peer;
+mod request;
+mod routes;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::app::{App, Refusal};
+use connections::Connections;
+use request::{Body, answer_refusal};
+
+/// Longest wait for the head of a request, and so for an idle connection.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves the API until the task is dropped.
+pub async fn serve(listener: UnixListener, app: Arc<App>) {
+    let mut connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.admit(|activity| {
+                tokio::spawn(serve_connection(stream, Arc::clone(&app), activity)).abort_handle()
+            }),
+            Err(error) => {
+                // Out of descriptors, most likely: waiting beats spinning.
+                tracing::warn!(%error, "cannot accept an API connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: UnixStream, app: Arc<App>, activity: Arc<connections::Activity>) {
+    let judged = Arc::new(peer::judge(&stream, &app).await);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (app, judged, activity) =
+            (Arc::clone(&app), Arc::clone(&judged), Arc::clone(&activity));
+        async move {
+            let _busy = activity.busy();
+            Ok::<_, Infallible>(respond(request, app, &judged).await)
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "API connection ended early");
+    }
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    app: Arc<App>,
+    judged: &Result<(), Refusal>,
+) -> Response<Body> {
+    if let Err(refusal) = judged {
+        return answer_refusal(refusal.clone());
+    }
+    match request::read(request).await {
+        // A task of its own: a client that hangs up does not leave half of its request done.
+        Ok(call) => match tokio::spawn(routes::route(app, call)).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "a request failed");
+                answer_refusal(Refusal::new(
+                    lichen_api::ErrorCode::Internal,
+                    "the request failed by a fault of the daemon; see its log",
+                ))
+            }
+        },
+        Err(refusal) => answer_refusal(refusal),
+    }
+}

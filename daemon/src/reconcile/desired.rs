@@ -1,0 +1,94 @@
+//! What the datapath should hold, derived from the state.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lichen_api::{Source, Transport as ApiTransport};
+use lichen_netstack::command::{
+    ForwardSpec, HostOpening, NetworkSpec, PortSpec, SourceRule, Transport,
+};
+use lichen_netstack::ids::MacAddr;
+
+use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
+
+/// What should be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Desired {
+    /// Networks.
+    pub(super) networks: Vec<NetworkSpec>,
+    /// Ports of workloads that have a process.
+    pub(super) ports: Vec<PortSpec>,
+    /// Published ports whose workload is there.
+    pub(super) forwards: Vec<ForwardSpec>,
+    /// The host's resolvers.
+    pub(super) resolvers: Vec<SocketAddr>,
+}
+
+/// Derives what should be. Workloads still starting have no port yet, and ports published for a workload
+/// that is not there are not forwarded.
+pub(super) fn desired(snapshot: &Snapshot, resolvers: &[SocketAddr]) -> Desired {
+    let attached: BTreeMap<&str, &WorkloadRow> = snapshot
+        .workloads
+        .iter()
+        .filter(|row| row.process.is_some())
+        .map(|row| (row.name.as_str(), row))
+        .collect();
+    Desired {
+        networks: snapshot.networks.iter().map(network).collect(),
+        ports: attached.values().map(|row| port(row)).collect(),
+        forwards: snapshot
+            .ports
+            .iter()
+            .filter_map(|row| Some(forward(row, attached.get(row.target.as_str())?)))
+            .collect(),
+        resolvers: resolvers.to_vec(),
+    }
+}
+
+fn network(row: &NetworkRow) -> NetworkSpec {
+    NetworkSpec {
+        id: row.id,
+        name: row.name.clone(),
+        subnet: row.subnet,
+        gateway: row.gateway,
+        gateway_mac: MacAddr::for_ipv4(row.gateway),
+        mtu: row.mtu,
+        internal: row.internal,
+    }
+}
+
+fn port(row: &WorkloadRow) -> PortSpec {
+    PortSpec {
+        id: row.id,
+        network: row.network,
+        name: row.name.clone(),
+        aliases: Vec::new(),
+        mac: row.mac,
+        address: row.address,
+        default_route: true,
+        allow_host: row
+            .allow_host
+            .iter()
+            .map(|allowed| HostOpening {
+                port: allowed.port,
+                protocol: match allowed.protocol {
+                    ApiTransport::Tcp => Transport::Tcp,
+                    ApiTransport::Udp => Transport::Udp,
+                },
+            })
+            .collect(),
+    }
+}
+
+fn forward(row: &PortRow, workload: &WorkloadRow) -> ForwardSpec {
+    ForwardSpec {
+        id: row.id,
+        port: workload.id,
+        target_port: row.target_port,
+        bound: row.host,
+        source: match row.source {
+            Source::Client => SourceRule::Client,
+            Source::Gateway => SourceRule::Gateway,
+        },
+    }
+}

@@ -1,0 +1,161 @@
+//! The API over its socket: who may speak, and what is refused.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
+use lichen_api::{Client, ClientError, CreateNetwork, Creation, ErrorCode, Force};
+use lichen_daemon::{http, instance::Instance};
+
+/// A control that listens.
+struct Served {
+    control: Control,
+    socket: PathBuf,
+    _instance: Instance,
+    _scratch: Scratch,
+}
+
+impl Served {
+    fn start(name: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let datapath = SimulatedDatapath::default();
+        let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
+        let instance = Instance::claim(&scratch.directories().runtime).unwrap();
+        let listener = instance.listen().unwrap();
+        let app = Arc::clone(&control.app);
+        control.block_on(async {
+            let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+            tokio::spawn(http::serve(listener, app));
+        });
+        let socket = scratch.directories().runtime.control_socket();
+        Self { control, socket, _instance: instance, _scratch: scratch }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    /// Sends bytes as they are, and answers what comes back until the other side closes.
+    fn raw(&self, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // It may answer and close before everything is sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn post(&self, path: &str, body: &[u8]) -> String {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: lichen\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.raw(&[head.as_bytes(), body].concat())
+    }
+}
+
+#[test]
+fn the_client_and_the_daemon_understand_each_other() {
+    let served = Served::start("client");
+    let client = served.client();
+    served.control.block_on(async {
+        assert_eq!(client.version().await.unwrap().version, lichen_api::VERSION);
+        let request = CreateNetwork { name: "mynet".into(), ..CreateNetwork::default() };
+        let (creation, network) = client.create_network(&request).await.unwrap();
+        assert_eq!((creation, network.id.len()), (Creation::New, 64));
+        assert_eq!(client.create_network(&request).await.unwrap().0, Creation::Existing);
+        assert_eq!(client.network(&network.id[..12]).await.unwrap().name, "mynet");
+        let summaries = client.networks().await.unwrap();
+        assert_eq!(summaries[1].id, network.id[..12]);
+        client.remove_network("mynet", Force::No).await.unwrap();
+        let error = client.network("mynet").await.unwrap_err();
+        assert!(matches!(error, ClientError::Refused { code: ErrorCode::NotFound, .. }));
+    });
+}
+
+#[test]
+fn bodies_that_are_too_long_too_deep_or_odd_are_refused() {
+    let served = Served::start("bodies");
+    let long = vec![b' '; 70_000];
+    assert!(served.post("/v1/networks", &long).starts_with("HTTP/1.1 413"));
+    let claimed = b"POST /v1/networks HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n";
+    assert!(served.raw(claimed).starts_with("HTTP/1.1 413"));
+    let mut chunked =
+        b"POST /v1/networks HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..80 {
+        chunked.extend_from_slice(b"400\r\n");
+        chunked.extend_from_slice(&[b' '; 0x400]);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    assert!(served.raw(&chunked).starts_with("HTTP/1.1 413"));
+    let deep = [vec![b'['; 30_000], vec![b']'; 30_000]].concat();
+    for body in [
+        deep.as_slice(),
+        br#"{"name":"a","name":"b"}"#,
+        br#"{"name":"a","unknown":1}"#,
+        br#"{"name":1e400}"#,
+        br#"{"name":"../../x"}"#,
+        br#"{"name":"a/b"}"#,
+        br#"{"name":"a\u0000b"}"#,
+        br#"{"name":"con"}"#,
+        br#"{"name":"a","subnet":"fd00::/64"}"#,
+        br#"{"name":"a","gateway":"10.0.0.1"}"#,
+        b"",
+        b"null",
+        b"\xff",
+    ] {
+        let answer = served.post("/v1/networks", body);
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{shown}: {answer}");
+        assert!(answer.contains(r#"{"error":{"code":"bad_request""#), "{shown}: {answer}");
+    }
+    let ports = br#"{"host":{"start":1,"end":60000},"target":"web","target_ports":{"start":1,"end":60000}}"#;
+    assert!(served.post("/v1/ports", ports).starts_with("HTTP/1.1 400"));
+    served.control.block_on(async {
+        assert_eq!(served.client().networks().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn hundreds_of_idle_connections_do_not_keep_an_honest_one_waiting() {
+    let served = Served::start("idle");
+    let idle: Vec<UnixStream> =
+        (0..500).filter_map(|_| UnixStream::connect(&served.socket).ok()).collect();
+    let begun = Instant::now();
+    served.control.block_on(served.client().status()).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    drop(idle);
+}
+
+#[test]
+fn a_client_of_another_version_is_told_how_to_mend_it() {
+    let served = Served::start("skew");
+    let get = |path: &str| {
+        served.raw(
+            format!(
+                "GET {path} HTTP/1.1\r\nhost: x\r\nlichen-version: 9.9.9\r\nconnection: close\r\n\r\n"
+            )
+            .as_bytes(),
+        )
+    };
+    let refused = get("/v1/networks");
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("daemon restart"), "{refused}");
+    assert!(get("/v1/version").starts_with("HTTP/1.1 200"));
+    assert!(get("/v2/networks").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn a_process_in_a_workload_may_not_speak() {
+    let served = Served::start("peer");
+    // The simulated namespaces put every process in one of its own, so this one can be "attached".
+    let this = i32::try_from(std::process::id()).unwrap();
+    let body = format!(r#"{{"kind":"attach","name":"self","process":{{"pid":{this}}}}}"#);
+    let attached = served.post("/v1/workloads", body.as_bytes());
+    assert!(attached.starts_with("HTTP/1.1 201"), "{attached}");
+    let refused = served.post("/v1/networks", br#"{"name":"mine"}"#);
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+}

@@ -1,0 +1,5 @@
+//! Control as a whole, on a simulated datapath and simulated namespaces.
+
+mod http;
+mod lifecycle;
+mod simulated;

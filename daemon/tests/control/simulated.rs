@@ -1,0 +1,272 @@
+//! Twins of what control works with: a datapath in a thread, namespaces that are only remembered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use lichen_api::Directories;
+use lichen_daemon::app::{App, Parts};
+use lichen_daemon::state::{self, Identity, Process, Store};
+use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, DatapathSource, Origin};
+use lichen_daemon::wiring::link::Link;
+use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
+use lichen_netstack::command::{Answer, Command, Event, Inventory, PROTOCOL, Statistics};
+use lichen_workload::spec::{NetnsTarget, TapRequest};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// A directory of a test's own, removed with it.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lichen-it-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn directories(&self) -> Directories {
+        Directories::prepare_in(&self.0).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A datapath that does nothing but remember. Its memory outlives control, as the real one's does.
+#[derive(Clone, Default)]
+pub(crate) struct SimulatedDatapath(Arc<Mutex<Memory>>);
+
+#[derive(Default)]
+struct Memory {
+    inventory: Inventory,
+    listeners: BTreeMap<u32, TcpListener>,
+    taps: BTreeSet<u32>,
+    alive: bool,
+    link: Option<Link>,
+    commands: usize,
+    starts: usize,
+}
+
+impl SimulatedDatapath {
+    /// What it holds.
+    pub(crate) fn inventory(&self) -> Inventory {
+        self.0.lock().unwrap().inventory.clone()
+    }
+
+    /// How many commands it was given.
+    pub(crate) fn commands(&self) -> usize {
+        self.0.lock().unwrap().commands
+    }
+
+    /// How often it was started.
+    pub(crate) fn starts(&self) -> usize {
+        self.0.lock().unwrap().starts
+    }
+
+    /// Ends it as `kill -9` would: everything it held is closed.
+    pub(crate) fn kill(&self) {
+        let mut memory = self.0.lock().unwrap();
+        let link = memory.link.take();
+        *memory = Memory { starts: memory.starts, ..Memory::default() };
+        if let Some(link) = link {
+            link.close();
+        }
+    }
+
+    /// Loses a port, as when a tap breaks.
+    pub(crate) fn lose_port(&self, id: u32) {
+        let mut memory = self.0.lock().unwrap();
+        memory.inventory.ports.retain(|port| port.id.0 != id);
+        memory.inventory.forwards.retain(|forward| forward.port.0 != id);
+        memory.taps.remove(&id);
+        let event =
+            Event::PortLost { port: lichen_netstack::ids::PortId(id), reason: "tap gone".into() };
+        memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
+    }
+
+    fn serve(self, link: Link) {
+        while let Ok(Some(message)) = link.receive() {
+            let command: Command = serde_json::from_slice(&message.body).unwrap();
+            let answer = self.0.lock().unwrap().obey(command, message.descriptors);
+            if link.send(&answer, &[]).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn obey(&mut self, command: Command, mut descriptors: Vec<OwnedFd>) -> Answer {
+        self.commands += 1;
+        let inventory = &mut self.inventory;
+        match command {
+            Command::Hello { .. } => {
+                return Answer::Hello { protocol: PROTOCOL, version: "0".into(), pid: 1 };
+            }
+            Command::Inventory => return Answer::Inventory(inventory.clone()),
+            Command::Statistics => return Answer::Statistics(Statistics::default()),
+            Command::SetNetwork(spec) => {
+                inventory.networks.retain(|there| there.id != spec.id);
+                inventory.networks.push(spec);
+            }
+            Command::RemoveNetwork { network } => {
+                inventory.networks.retain(|there| there.id != network);
+            }
+            Command::SetPort(spec) => {
+                if descriptors.pop().is_some() {
+                    self.taps.insert(spec.id.0);
+                } else if !self.taps.contains(&spec.id.0) {
+                    return Answer::Refused { reason: "a new port needs its tap".into() };
+                }
+                inventory.ports.retain(|there| there.id != spec.id);
+                inventory.ports.push(spec);
+            }
+            Command::RemovePort { port } => {
+                inventory.ports.retain(|there| there.id != port);
+                inventory.forwards.retain(|there| there.port != port);
+                self.taps.remove(&port.0);
+            }
+            Command::SetForward(spec) => match descriptors.pop() {
+                Some(listener) => {
+                    self.listeners.insert(spec.id.0, TcpListener::from(listener));
+                    inventory.forwards.retain(|there| there.id != spec.id);
+                    inventory.forwards.push(spec);
+                }
+                None => return Answer::Refused { reason: "a forward needs its listener".into() },
+            },
+            Command::RemoveForward { forward } => {
+                self.listeners.remove(&forward.0);
+                inventory.forwards.retain(|there| there.id != forward);
+            }
+            Command::SetResolvers { resolvers } => inventory.resolvers = resolvers,
+            Command::Stop => self.alive = false,
+        }
+        Answer::Done
+    }
+}
+
+impl DatapathSource for SimulatedDatapath {
+    fn connect(&mut self) -> Result<Connected, DatapathError> {
+        let (ours, theirs) = UnixStream::pair().map_err(DatapathError::Connect)?;
+        let link = Link::new(theirs);
+        let mut memory = self.0.lock().unwrap();
+        let origin = if memory.alive { Origin::Adopted } else { Origin::Started };
+        if origin == Origin::Started {
+            *memory = Memory { alive: true, starts: memory.starts + 1, ..Memory::default() };
+        }
+        memory.link = Some(link.try_clone().map_err(DatapathError::Connect)?);
+        drop(memory);
+        let twin = self.clone();
+        std::thread::spawn(move || twin.serve(link));
+        Ok(Connected { stream: ours, pidfd: None, origin })
+    }
+}
+
+/// Namespaces of processes that are real, so that their end is, but whose taps are /dev/null.
+#[derive(Clone, Default)]
+pub(crate) struct SimulatedNamespaces(Arc<Mutex<BTreeMap<i32, Refusal>>>);
+
+#[derive(Clone)]
+struct Refusal(String);
+
+impl SimulatedNamespaces {
+    /// From now on a tap of that process cannot be opened.
+    pub(crate) fn refuse_tap(&self, pid: i32, reason: &str) {
+        self.0.lock().unwrap().insert(pid, Refusal(reason.to_owned()));
+    }
+
+    /// From now on it can again.
+    pub(crate) fn allow_tap(&self, pid: i32) {
+        self.0.lock().unwrap().remove(&pid);
+    }
+}
+
+impl Namespaces for SimulatedNamespaces {
+    fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String> {
+        let NetnsTarget::Process { pid, .. } = request.target else {
+            return Err("not a process".into());
+        };
+        match self.0.lock().unwrap().get(&pid) {
+            Some(Refusal(reason)) => Err(reason.clone()),
+            None => File::open("/dev/null").map(OwnedFd::from).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn hold(&self, pid: i32, start_time: Option<u64>) -> Result<(Process, OwnedFd), ProcessError> {
+        let gone = || ProcessError::Gone(pid);
+        let number = Pid::from_raw(pid).ok_or_else(gone)?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
+        let found = lichen_workload::start_time_of(pid).map_err(|_| gone())?;
+        if start_time.is_some_and(|expected| expected != found) {
+            return Err(ProcessError::Recycled(pid));
+        }
+        let netns = Identity { dev: 4, ino: u64::try_from(pid).unwrap() };
+        Ok((Process { pid, start_time: found, netns }, pidfd))
+    }
+
+    fn netns_of(&self, pid: i32) -> io::Result<Identity> {
+        Ok(Identity { dev: 4, ino: u64::try_from(pid).unwrap() })
+    }
+}
+
+/// One control, on a datapath and namespaces that may outlive it.
+pub(crate) struct Control {
+    pub(crate) app: Arc<App>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Control {
+    pub(crate) fn start(
+        scratch: &Scratch,
+        datapath: &SimulatedDatapath,
+        namespaces: &SimulatedNamespaces,
+    ) -> Self {
+        Self::start_in_boot(scratch, datapath, namespaces, "this boot")
+    }
+
+    pub(crate) fn start_in_boot(
+        scratch: &Scratch,
+        datapath: &SimulatedDatapath,
+        namespaces: &SimulatedNamespaces,
+        boot_id: &str,
+    ) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let directories = scratch.directories();
+        let connection = state::open(&directories.state.database()).unwrap();
+        let parts = Parts {
+            store: Store::start(connection).unwrap(),
+            directories,
+            source: Box::new(datapath.clone()),
+            namespaces: Arc::new(namespaces.clone()),
+            resolvers: vec!["192.0.2.53:53".parse().unwrap()],
+            boot_id: boot_id.to_owned(),
+            service: false,
+        };
+        let app = runtime.block_on(App::start(parts)).unwrap();
+        runtime.block_on(app.reconciler().sync());
+        Self { app, runtime }
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Ends it as `kill -9` would, apart from memory: nothing is told to anybody.
+    pub(crate) fn kill(self) {
+        self.block_on(self.app.reconciler().stop(lichen_api::StopScope::Control));
+        self.runtime.shutdown_background();
+    }
+}
