@@ -356,3 +356,20 @@ fn a_port_whose_frames_end_is_told_and_forgotten() {
     assert!(told.contains("PortLost") && told.contains("SlotLost"), "{told}");
     lab.advance(Duration::from_secs(1));
 }
+
+#[test]
+fn a_defect_met_while_serving_a_port_costs_that_port_only() {
+    let mut lab = Lab::new(3);
+    let to_c = |lab: &Lab| {
+        let (b, c) = (lab.spec(1).clone(), lab.spec(2).clone());
+        let packet = udp((b.address, 1).socket(), (c.address, 9).socket(), b"x");
+        ethernet(b.mac, c.mac, 0x0800, &packet)
+    };
+    lab.wire(0).sabotage();
+    lab.worker.handle_frames(lab.now, 0);
+    lab.settle();
+    assert!(format!("{:?}", lab.events).contains("a defect in the datapath"));
+    let frame = to_c(&lab);
+    lab.send(1, frame);
+    assert_eq!(lab.received(2).len(), 1);
+}

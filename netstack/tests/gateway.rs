@@ -63,7 +63,7 @@ fn send_in_fragments(lab: &mut Lab, whole: &[u8]) {
         let source = Ipv4Addr::from_octets(whole[12..16].try_into().unwrap());
         let destination = Ipv4Addr::from_octets(whole[16..20].try_into().unwrap());
         let fragment = packet_with(source, destination, whole[9], piece, |packet| {
-            packet[6] = more | (at / 8 >> 8) as u8;
+            packet[6] = more | ((at / 8) >> 8) as u8;
             packet[7] = (at / 8) as u8;
         });
         lab.send_ip(0, &fragment);
@@ -405,4 +405,21 @@ fn names_over_tcp_are_answered_within_bounds() {
     assert_eq!(lab.used(0, "dns_connections"), 16);
     lab.advance(Duration::from_secs(6));
     assert_eq!(lab.used(0, "dns_connections"), 0);
+}
+
+#[test]
+fn many_ports_share_the_hosts_descriptors_fairly() {
+    let mut lab = Lab::new(6);
+    for port in 1..=3000u16 {
+        lab.send_ip(0, &udp(from(port), to("192.0.2.1:9"), b"x"));
+    }
+    // 12,000 descriptors for six guests: each has 2,000, and its own oldest flow makes room.
+    assert_eq!(lab.used(0, "udp_flows"), 2000);
+    assert_eq!(lab.world.open_sockets(), 2000);
+    lab.world.serve("192.0.2.1:80", Behaviour::Accept);
+    lab.send_ip(0, &Segment::syn(1).emit(from(1), to("192.0.2.1:80")));
+    assert_eq!(lab.received(0)[0].tcp().unwrap().0.flags.0, Flags::RST | Flags::ACK);
+    let neighbour = SocketAddrV4::new([10, 88, 0, 3].into(), 1);
+    lab.send_ip(1, &Segment::syn(1).emit(neighbour, to("192.0.2.1:80")));
+    assert_eq!(lab.received(1)[0].tcp().unwrap().0.flags.0, Flags::SYN | Flags::ACK);
 }

@@ -25,6 +25,8 @@ use super::name_service::Names;
 
 /// A control that does not read for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// Descriptors that flows leave to everything else: ports, listeners, resolvers, control.
+const RESERVED_DESCRIPTORS: usize = 128;
 /// How long the worker may take to tell its counters.
 const STATISTICS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -55,14 +57,16 @@ enum RoleError {
 fn run() -> Result<(), RoleError> {
     // Fails for a process group leader, which then has a session of its own already.
     let _ = rustix::process::setsid();
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let socket = RuntimeDirectory::prepare()?.datapath_socket();
     let listener = listen(&socket)
         .map_err(|source| RoleError::Listen { path: socket.display().to_string(), source })?;
     let seed = random().map_err(RoleError::Worker)?;
     // The two need not share a secret, and so do not.
     let names = Names::new(random().map_err(RoleError::Worker)?).map_err(RoleError::Worker)?;
-    let (worker, handle) = WorkerLoop::new(names, seed).map_err(RoleError::Worker)?;
+    let (worker, handle) =
+        WorkerLoop::new(names, seed, descriptors.saturating_sub(RESERVED_DESCRIPTORS))
+            .map_err(RoleError::Worker)?;
     let (events, told) = mpsc::channel();
     let (statistics, counted) = mpsc::channel();
     let shared =
@@ -87,13 +91,15 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
 }
 
 /// Flows need descriptors: takes all that the hard limit allows. Workloads are not our children, so they
-/// do not inherit this.
-fn raise_descriptor_limit() {
+/// do not inherit this. Answers how many there are.
+fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if setrlimit(Resource::Nofile, raised).is_err() {
-        tracing::warn!("the limit of open files could not be raised");
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 fn random() -> io::Result<u64> {

@@ -51,6 +51,8 @@ pub struct Gateway<H: Host> {
     /// How often the port may ask for names.
     pub name_rate: TokenBucket,
     error_rate: TokenBucket,
+    /// Host sockets that the port's flows may hold, all kinds together.
+    share: usize,
 }
 
 /// What the gateway needs of the worker while it handles a packet.
@@ -104,7 +106,18 @@ impl<H: Host> Gateway<H> {
             names_in_flight: 0,
             name_rate: TokenBucket::new(names::SUSTAINED_RATE, 2 * names::SUSTAINED_RATE),
             error_rate: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
+            share: usize::MAX,
         }
+    }
+
+    /// Sets how many host sockets the port's flows may hold; those that it has stay.
+    pub fn set_share(&mut self, share: usize) {
+        self.share = share;
+    }
+
+    /// Whether the port's flows may hold one more host socket.
+    pub fn has_share(&self) -> bool {
+        self.tcp.len() + self.udp.len() + self.echo.len() < self.share
     }
 
     /// Answers for the gateway and for every neighbour; a probe is only answered when the address is
@@ -243,6 +256,10 @@ impl<H: Host> Gateway<H> {
                 return flow::tcp::reset(&mut cx.flow, &key, header);
             }
         };
+        if !self.has_share() {
+            cx.drop(DropReason::TcpBudget);
+            return flow::tcp::reset(&mut cx.flow, &key, header);
+        }
         self.tcp.handle_syn(&mut cx.flow, key, packet, header, target);
     }
 
@@ -278,6 +295,9 @@ impl<H: Host> Gateway<H> {
                 }
             }
         };
+        if !self.has_share() && !self.udp.contains(&key) && !self.udp.evict_oldest() {
+            return cx.drop(DropReason::UdpBudget);
+        }
         let outgoing = Outgoing {
             packet,
             payload: &packet[ip.header_len + UDP_LEN..],
@@ -348,6 +368,12 @@ impl<H: Host> Gateway<H> {
         let allowed =
             destination::address(cx.network, cx.directory, ip.destination, |ip| host.route(ip));
         match allowed {
+            Ok(())
+                if !self.has_share()
+                    && !self.echo.contains(ip.source, header.identifier, ip.destination) =>
+            {
+                cx.drop(DropReason::IcmpBudget);
+            }
             Ok(()) => self.echo.handle_request(
                 &mut cx.flow,
                 ip.source,

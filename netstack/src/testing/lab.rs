@@ -19,6 +19,8 @@ use crate::worker::{Worker, WorkerCommand, WorkerEvent};
 
 /// Frames that a guest of the lab leaves lying about.
 const ROOM: usize = 1024;
+/// Host sockets that all guests share; few enough to be reached.
+const DESCRIPTORS: usize = 12_000;
 /// Rounds without an end in sight.
 const MAX_ROUNDS: usize = 100_000;
 
@@ -46,7 +48,7 @@ impl Lab {
     pub fn with_offloads(guests: u8, offloads: Offloads) -> Self {
         let world = World::default();
         let mut lab = Self {
-            worker: Worker::new(world.clone(), Echo::default(), 42),
+            worker: Worker::new(world.clone(), Echo::default(), 42, DESCRIPTORS),
             world,
             now: Instant::from_micros(1_000_000),
             networks: vec![network(1, "bridge", 88)],

@@ -17,6 +17,7 @@ struct State {
     room: usize,
     offloads: Offloads,
     gone: bool,
+    sabotaged: bool,
 }
 
 impl Wire {
@@ -28,6 +29,7 @@ impl Wire {
             room,
             offloads,
             gone: false,
+            sabotaged: false,
         })))
     }
 
@@ -51,6 +53,11 @@ impl Wire {
         self.0.borrow_mut().room = room;
     }
 
+    /// Makes the next read panic, as a defect of ours would.
+    pub fn sabotage(&self) {
+        self.0.borrow_mut().sabotaged = true;
+    }
+
     /// Unplugs the guest.
     pub fn unplug(&self) {
         self.0.borrow_mut().gone = true;
@@ -60,6 +67,7 @@ impl Wire {
 impl Port for Wire {
     fn receive(&mut self, buffer: &mut [u8]) -> Receive {
         let mut state = self.0.borrow_mut();
+        assert!(!state.sabotaged, "a sabotaged wire was read");
         if state.gone {
             return Receive::Gone;
         }

@@ -52,15 +52,16 @@ pub struct WorkerLoop<N> {
 }
 
 impl<N: NameService> WorkerLoop<N> {
-    /// A worker with its handle. `seed` must be unpredictable.
-    pub fn new(names: N, seed: u64) -> io::Result<(Self, WorkerHandle)> {
+    /// A worker with its handle. `seed` must be unpredictable; `descriptors` is how many host sockets all
+    /// flows together may hold.
+    pub fn new(names: N, seed: u64, descriptors: usize) -> io::Result<(Self, WorkerHandle)> {
         let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*poller, &*wake, data, epoll::EventFlags::IN)?;
         let (sender, commands) = mpsc::channel();
-        let worker = Worker::new(SysHost::new(Arc::clone(&poller))?, names, seed);
+        let worker = Worker::new(SysHost::new(Arc::clone(&poller))?, names, seed, descriptors);
         let handle =
             WorkerHandle { commands: sender, wake: Arc::clone(&wake), poller: Arc::clone(&poller) };
         Ok((Self { worker, commands, wake, poller, start: std::time::Instant::now() }, handle))

@@ -19,7 +19,7 @@ use self::exchanges::Exchanges;
 use self::slot::Slot;
 use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
 use crate::counters::DropReason;
-use crate::gateway::names::{Action, Asker, NameService, Reply};
+use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, Readiness, Token, TokenKind};
 use crate::ids::{ForwardId, PortId};
 use crate::port::{MAX_FRAME, Port, Receive};
@@ -106,13 +106,16 @@ pub struct Worker<P: Port, H: Host, N> {
     seed: u64,
     generation: u32,
     stopped: bool,
+    /// Host sockets that all flows together may hold.
+    descriptors: usize,
     /// Sockets that were not read empty, to be served again without a new edge.
     again: Vec<Token>,
 }
 
 impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
-    /// A worker without ports; `seed` feeds everything that must not be guessed.
-    pub fn new(host: H, names: N, seed: u64) -> Self {
+    /// A worker without ports. `seed` feeds everything that must not be guessed; `descriptors` is how many
+    /// host sockets all flows together may hold, which ports share fairly.
+    pub fn new(host: H, names: N, seed: u64, descriptors: usize) -> Self {
         Self {
             host,
             names,
@@ -125,7 +128,16 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             seed,
             generation: 0,
             stopped: false,
+            descriptors,
             again: Vec::new(),
+        }
+    }
+
+    /// Divides the descriptors anew among the ports.
+    fn share_descriptors(&mut self) {
+        let ports = self.slots.iter().flatten().count().max(1);
+        for slot in self.slots.iter_mut().flatten() {
+            slot.gateway.set_share(self.descriptors / ports);
         }
     }
 
@@ -196,6 +208,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
             (_, None) => {}
         }
+        self.share_descriptors();
     }
 
     fn set_forward(&mut self, slot: u16, spec: ForwardSpec, listener: H::Listener) {
@@ -221,6 +234,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         {
             open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
         }
+        self.share_descriptors();
     }
 
     fn lose_slot(&mut self, slot: u16, reason: &str) {
@@ -229,6 +243,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             let reason = reason.to_owned();
             self.events.push_back(WorkerEvent::SlotLost { slot, port });
             self.events.push_back(WorkerEvent::Event(Event::PortLost { port, reason }));
+            self.share_descriptors();
         }
     }
 
@@ -429,24 +444,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         while let Some(action) = self.names.poll_action() {
             match action {
                 Action::Answer { ticket, message } => {
-                    let Some(Some(open)) = self.slots.get_mut(usize::from(ticket.slot)) else {
-                        continue;
-                    };
-                    if open.generation != ticket.generation {
-                        continue;
-                    }
-                    let Some(network) = self.directory.network(open.spec.network) else { continue };
-                    let mut cx =
-                        open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
-                    match ticket.asker {
-                        Asker::Datagram(to) => {
-                            cx.gateway.handle_answer(&mut cx.flow, to, &message);
-                        }
-                        Asker::Conversation { flow, number } => {
-                            cx.gateway.handle_conversation_answer(now, flow, number, &message);
-                            self.end_batch(now, ticket.slot);
-                        }
-                    }
+                    self.contained(ticket.slot, |worker| worker.answer(now, ticket, &message));
                 }
                 Action::Ask { exchange, resolver, transport, message } => {
                     let opened =
@@ -456,6 +454,23 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                     }
                 }
                 Action::Forget { exchange } => self.exchanges.forget(exchange),
+            }
+        }
+    }
+
+    /// Brings an answer of the name service to who asked, if that port is still there.
+    fn answer(&mut self, now: Instant, ticket: Ticket, message: &[u8]) {
+        let Some(Some(open)) = self.slots.get_mut(usize::from(ticket.slot)) else { return };
+        let Some(network) = self.directory.network(open.spec.network) else { return };
+        if open.generation != ticket.generation {
+            return;
+        }
+        let mut cx = open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
+        match ticket.asker {
+            Asker::Datagram(to) => cx.gateway.handle_answer(&mut cx.flow, to, message),
+            Asker::Conversation { flow, number } => {
+                cx.gateway.handle_conversation_answer(now, flow, number, message);
+                self.end_batch(now, ticket.slot);
             }
         }
     }

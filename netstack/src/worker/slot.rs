@@ -16,7 +16,7 @@ use crate::gateway::flow::FlowContext;
 use crate::gateway::flow::tcp::ForwardSource;
 use crate::gateway::names::{self, NameService};
 use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
-use crate::host::Host;
+use crate::host::{Host, Stream};
 use crate::ids::MacAddr;
 use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver};
@@ -235,6 +235,10 @@ impl<P: Port, H: Host> Slot<P, H> {
         scratch: &mut [u8],
         (spec, stream, client): (&ForwardSpec, H::Stream, SocketAddrV4),
     ) {
+        if !self.gateway.has_share() {
+            self.counters.drop(DropReason::TcpBudget);
+            return stream.reset();
+        }
         let guest = SocketAddrV4::new(self.spec.address, spec.target_port);
         let keep = spec.source == SourceRule::Client
             && self.spec.default_route

@@ -54,6 +54,11 @@ impl<D: Datagram> EchoFlows<D> {
         self.flows.is_empty()
     }
 
+    /// Whether the guest has such a flow already.
+    pub fn contains(&self, guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> bool {
+        self.index.get(&key(guest, identifier, to)).is_some()
+    }
+
     /// Sends a guest's echo request out. `packet` is the IP packet, `message` the ICMP message in it.
     pub fn handle_request<P: Port, H: Host<Datagram = D>>(
         &mut self,
@@ -64,10 +69,7 @@ impl<D: Datagram> EchoFlows<D> {
         packet: &[u8],
         message: &[u8],
     ) {
-        let key = FlowKey {
-            guest: SocketAddrV4::new(guest, header.identifier),
-            remote: SocketAddrV4::new(to, 0),
-        };
+        let key = key(guest, header.identifier, to);
         let index = match self.index.get(&key) {
             Some(index) => index,
             None => match self.open(cx, key) {
@@ -167,6 +169,10 @@ impl<D: Datagram> EchoFlows<D> {
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.idle.poll_timeout(LIFETIME)
     }
+}
+
+fn key(guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> FlowKey {
+    FlowKey { guest: SocketAddrV4::new(guest, identifier), remote: SocketAddrV4::new(to, 0) }
 }
 
 /// Sends an IP packet without options to the guest, in fragments when it is larger than the MTU.

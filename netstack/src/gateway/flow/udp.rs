@@ -125,13 +125,8 @@ impl<D: Datagram> UdpFlows<D> {
         key: FlowKey,
         to: SocketAddr,
     ) -> io::Result<usize> {
-        if self.flows.len() >= MAX_FLOWS {
-            let flows = &self.flows;
-            let oldest = self.idle.pop_oldest(|index| flows.get(index).map(|flow| flow.heard));
-            if let Some(index) = oldest.filter(|index| self.flows.contains(*index)) {
-                cx.to_guest.counters.drop(DropReason::UdpBudget);
-                self.remove(index);
-            }
+        if self.flows.len() >= MAX_FLOWS && self.evict_oldest() {
+            cx.to_guest.counters.drop(DropReason::UdpBudget);
         }
         let entry = self.flows.vacant_entry();
         let index = entry.key();
@@ -151,6 +146,18 @@ impl<D: Datagram> UdpFlows<D> {
         self.index.insert(key, index);
         self.idle.push(cx.now, index);
         Ok(index)
+    }
+
+    /// Closes the flow that was idle longest; false when there is none.
+    pub fn evict_oldest(&mut self) -> bool {
+        let flows = &self.flows;
+        match self.idle.pop_oldest(|index| flows.get(index).map(|flow| flow.heard)) {
+            Some(index) => {
+                self.remove(index);
+                true
+            }
+            None => false,
+        }
     }
 
     /// A host socket became readable. `buffer` holds at least 65,535 bytes. Answers whether more waits.
