@@ -2,7 +2,7 @@
 //!
 //! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
 //! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
-//! `Headers` has done that. Its clock runs [`CLOCK_SPEED`] times faster than ours, which shortens its one
+//! `Headers` has done that. Its clock runs ten times faster than ours, which shortens its one
 //! second of minimal retransmission time-out to what a link inside one machine deserves.
 
 use std::net::{IpAddr, SocketAddrV4};
