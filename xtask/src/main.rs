@@ -1,11 +1,55 @@
-//! The repository's commands, the same here and in CI.
+//! The repository's commands, the same here and in CI. `./x COMMAND` starts them.
+//!
+//! ```text
+//! test [--quick] [NAME...]  everything that must pass; with names, those end-to-end scenarios only
+//! check                     format, lints, documentation
+//! demo                      the product within a screen
+//! bench [ROUNDS]            the speed tables of docs/performance.md
+//! deny                      licenses and sources of the dependencies
+//! ```
+//!
+//! Deliberately without dependencies: it is what a newcomer compiles first.
 
-use std::process::{Command, ExitCode};
+mod bench;
+mod check;
+mod demo;
+mod deny;
+mod packages;
+mod step;
+mod test;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use step::Failed;
+
+const USAGE: &str = "usage: ./x test [--quick] [NAME...] | check | demo | bench [ROUNDS] | deny";
 
 fn main() -> ExitCode {
-    let status = Command::new("cargo").args(["test", "--workspace", "--quiet"]).status();
-    match status {
-        Ok(status) if status.success() => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository");
+    if let Err(error) = env::set_current_dir(root) {
+        eprintln!("cannot enter {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", "--quick"] => test::quick(),
+        ["test"] => test::everything(),
+        ["test", names @ ..] => test::scenarios(names),
+        ["check"] => check::all(),
+        ["demo"] => demo::run(),
+        ["bench", rounds @ ..] => bench::run(rounds),
+        ["deny"] => deny::run(),
+        _ => Err(Failed::new(USAGE)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("{failed}");
+            ExitCode::FAILURE
+        }
     }
 }

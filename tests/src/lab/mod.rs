@@ -1,0 +1,124 @@
+//! A host and its upstream, each a set of namespaces, joined by a veth; neither has a way out.
+//!
+//! ```text
+//!   machine H                                    machine U
+//!   canary on 127.0.0.1:8099      veth           web server on :80, names on :53, iperf3 on :5201
+//!   lichen as uid 1000   192.0.2.2 ───── 192.0.2.1   198.51.100.1 (one hop behind it)
+//! ```
+//! The test makes it, and dropping it ends every process in it and removes its folder: each machine has
+//! a PID namespace, whose first process is killed.
+
+mod folder;
+mod init;
+mod machine;
+mod outcome;
+mod person;
+mod product;
+mod root;
+mod services;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+pub(crate) use init::init;
+pub(crate) use machine::{Background, Machine};
+pub(crate) use outcome::{eventually, run, run_within};
+pub(crate) use product::Role;
+pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
+
+use folder::Folder;
+use person::Person;
+
+/// Addresses of the lab (RFC 5737), fit for a command line.
+pub(crate) mod address {
+    /// The host H on its one link.
+    pub(crate) const HOST: &str = "192.0.2.2";
+    /// The upstream U: router, web server, resolver.
+    pub(crate) const UPSTREAM: &str = "192.0.2.1";
+    /// A server behind U's link address.
+    pub(crate) const FAR: &str = "198.51.100.1";
+    /// The gateway of the product's default network.
+    pub(crate) const GATEWAY: &str = "10.88.0.1";
+}
+
+/// A fresh host with its upstream.
+pub(crate) struct Lab {
+    host: Machine,
+    upstream: Machine,
+    person: Person,
+    // Ended before the machines go, so that none of them writes into the folder while it is removed.
+    _services: Vec<Background>,
+    folder: Folder,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let folder = Folder::new();
+        let host = Machine::start(&folder, "host");
+        let upstream = Machine::start(&folder, "upstream");
+        services::join(&host, &upstream);
+        services::own_etc(&host, &folder);
+        let person = Person::on(&host, &folder);
+        services::let_ping(&host, person.group_in_lab());
+        let services = services::start(&host, &upstream, &folder);
+        Self { host, upstream, person, _services: services, folder }
+    }
+
+    /// The machine that the product runs on; its commands run as the lab's root.
+    pub(crate) fn host(&self) -> &Machine {
+        &self.host
+    }
+
+    /// The outside.
+    pub(crate) fn upstream(&self) -> &Machine {
+        &self.upstream
+    }
+
+    /// A command of the unprivileged person on the host.
+    pub(crate) fn person(&self, words: &[&str]) -> Command {
+        self.person.command(words)
+    }
+
+    /// A call of the product by that person.
+    pub(crate) fn lichen<const N: usize>(&self, words: [&str; N]) -> Command {
+        self.lichen_with(&words)
+    }
+
+    pub(crate) fn lichen_with(&self, words: &[&str]) -> Command {
+        let program = self.folder.path("bin/lichen").display().to_string();
+        self.person.command(&[&[program.as_str()], words].concat())
+    }
+
+    /// What a shell script prints in a new workload; it must succeed.
+    #[track_caller]
+    pub(crate) fn in_workload(&self, script: &str) -> String {
+        run(&mut self.lichen(["run", "--", "sh", "-c", script])).success()
+    }
+
+    /// Starts a workload in the background with a web server on port 80.
+    #[track_caller]
+    pub(crate) fn web_server(&self, name: &str, options: &[&str]) {
+        let site = self.folder.path("site").display().to_string();
+        let server = ["busybox", "httpd", "-f", "-p", "80", "-h", &site];
+        let words = [&["run", "-d", "--name", name], options, &["--"], &server].concat();
+        run(&mut self.lichen_with(&words)).success();
+        eventually("the web server listens", || {
+            run(&mut self.lichen(["run", "--", "nc", "-z", name, "80"])).code == Some(0)
+        });
+    }
+
+    /// A file or directory of this lab, which the person may write.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path(name)
+    }
+
+    /// The product's process in a role, if it runs.
+    pub(crate) fn process(&self, role: Role) -> Option<product::Process> {
+        product::find(&self.host, role)
+    }
+
+    /// The product's logs, for a person who looks for the cause of a failure.
+    pub(crate) fn logs(&self) -> String {
+        product::logs(&self.folder.path("home/state/lichen"))
+    }
+}

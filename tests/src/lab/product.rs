@@ -1,0 +1,67 @@
+//! The product's own processes and logs.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::machine::Machine;
+
+/// The long-lived processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// `lichen daemon`
+    Control,
+    /// `lichen datapath`
+    Datapath,
+}
+
+/// One of them, as the lab sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(Pid);
+
+impl Process {
+    pub(crate) fn kill(self) {
+        kill_process(self.0, Signal::KILL).expect("the lab may kill it");
+    }
+
+    /// A line of /proc/PID/status, without its name.
+    pub(crate) fn status(self, name: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.expect("a line of that name").trim().to_owned()
+    }
+}
+
+/// The process in a role in the machine's own network namespace.
+pub(super) fn find(machine: &Machine, role: Role) -> Option<Process> {
+    let wanted = match role {
+        Role::Control => "daemon",
+        Role::Datapath => "datapath",
+    };
+    let network = machine.network();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        let mut words = command.split(|byte| *byte == 0);
+        let program = words.next()?;
+        let is_role = program.ends_with(b"lichen") && words.next()? == wanted.as_bytes();
+        // `lichen daemon stop` is a call of the CLI.
+        let is_call = words.next().is_some_and(|word| !word.is_empty() && !word.starts_with(b"-"));
+        let on_machine =
+            fs::read_link(entry.path().join("ns/net")).ok()?.to_str() == Some(&network);
+        (is_role && !is_call && on_machine).then(|| Pid::from_raw(pid).map(Process)).flatten()
+    })
+}
+
+/// The last lines of each log file.
+pub(super) fn logs(state: &Path) -> String {
+    let mut text = String::new();
+    for name in ["daemon.log", "datapath.log"] {
+        let log = fs::read_to_string(state.join(name)).unwrap_or_else(|error| error.to_string());
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        text.push_str(&format!("--- {name}\n{tail}\n"));
+    }
+    text
+}

@@ -1,0 +1,28 @@
+//! The scenarios, by what they are about.
+
+mod attach;
+mod command_line;
+mod deaths;
+mod host_exposure;
+mod lab_itself;
+mod names;
+mod outward;
+mod privileges;
+mod published;
+
+use crate::runner::Scenario;
+
+pub(crate) fn all() -> Vec<Scenario> {
+    [
+        lab_itself::SCENARIOS,
+        privileges::SCENARIOS,
+        command_line::SCENARIOS,
+        names::SCENARIOS,
+        outward::SCENARIOS,
+        published::SCENARIOS,
+        host_exposure::SCENARIOS,
+        attach::SCENARIOS,
+        deaths::SCENARIOS,
+    ]
+    .concat()
+}

@@ -1,0 +1,76 @@
+//! Names: one's own with authority, foreign ones by the host's resolver.
+
+use crate::lab::address::{GATEWAY, UPSTREAM};
+use crate::lab::{Lab, run};
+use crate::runner::scenarios;
+
+scenarios![
+    two_workloads_ping_each_other_by_name,
+    a_name_answers_in_each_of_its_zones_and_backwards,
+    what_a_name_does_not_have_is_nodata_and_what_is_no_name_is_nxdomain,
+    foreign_names_are_asked_of_the_hosts_resolver,
+    a_resolver_that_appears_later_is_used,
+    a_dead_resolver_is_an_answer_and_not_silence,
+];
+
+fn two_workloads_ping_each_other_by_name(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let there = lab.in_workload("ping -c3 -i0.2 -W2 web");
+    assert!(there.contains("3 received"), "{there}");
+    run(&mut lab.lichen(["run", "-d", "--name", "other", "--", "sleep", "60"])).success();
+    let pinged = lab.in_workload("ping -c1 -W2 other && ping -c1 -W2 web.bridge.internal");
+    assert_eq!(pinged.matches("1 received").count(), 2, "{pinged}");
+}
+
+/// What `dig` prints in a workload.
+fn dig(lab: &Lab, question: &str) -> String {
+    lab.in_workload(&format!("dig {question}"))
+}
+
+fn a_name_answers_in_each_of_its_zones_and_backwards(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let address = dig(lab, "+short web.bridge.internal");
+    assert!(address.starts_with("10.88.0."), "{address}");
+    for name in ["web", "web.hypr", "WEB.Bridge.Internal", "+tcp web.hypr"] {
+        assert_eq!(dig(lab, &format!("+short {name}")), address, "{name}");
+    }
+    assert_eq!(dig(lab, &format!("+short -x {}", address.trim())), "web.bridge.internal.\n");
+    assert!(dig(lab, "web.hypr").contains("flags: qr aa"), "with authority");
+    assert_eq!(dig(lab, "+short host.lichen.internal"), format!("{GATEWAY}\n"));
+}
+
+fn what_a_name_does_not_have_is_nodata_and_what_is_no_name_is_nxdomain(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let nodata = dig(lab, "web.bridge.internal AAAA");
+    assert!(nodata.contains("status: NOERROR") && nodata.contains("ANSWER: 0"), "{nodata}");
+    assert!(nodata.contains("SOA"), "{nodata}");
+    let nxdomain = dig(lab, "nobody.bridge.internal");
+    assert!(nxdomain.contains("status: NXDOMAIN") && nxdomain.contains("SOA"), "{nxdomain}");
+}
+
+fn foreign_names_are_asked_of_the_hosts_resolver(lab: &Lab) {
+    assert_eq!(dig(lab, "+short outside.example"), format!("{UPSTREAM}\n"));
+    let missing = dig(lab, "missing.example");
+    assert!(missing.contains("status: NXDOMAIN"), "{missing}");
+    // Truncated by UDP, asked again by TCP: by dig of us, and by us of the resolver.
+    let long = dig(lab, "+short long.example TXT");
+    assert!(long.len() > 1250, "{long}");
+    assert_eq!(lab.in_workload("curl -sS http://outside.example/"), "hello from outside\n");
+}
+
+fn a_resolver_that_appears_later_is_used(lab: &Lab) {
+    lab.host().sh("echo nameserver 192.0.2.99 >/etc/new && mv /etc/new /etc/resolv.conf");
+    run(&mut lab.lichen(["run", "--", "true"])).success();
+    lab.host().sh("echo nameserver 192.0.2.1 >/etc/new && mv /etc/new /etc/resolv.conf");
+    crate::lab::eventually("the new resolver answers", || {
+        let asked = ["run", "--", "dig", "+short", "+time=1", "+tries=1", "outside.example"];
+        run(&mut lab.lichen(asked)).out == format!("{UPSTREAM}\n")
+    });
+}
+
+fn a_dead_resolver_is_an_answer_and_not_silence(lab: &Lab) {
+    lab.host().sh("echo nameserver 192.0.2.99 >/etc/new && mv /etc/new /etc/resolv.conf");
+    let asked =
+        run(&mut lab.lichen(["run", "--", "dig", "+time=15", "+tries=1", "outside.example"]));
+    assert!(asked.out.contains("status: SERVFAIL"), "{asked:?}");
+}

@@ -1,0 +1,80 @@
+//! From a workload to the outside.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::lab::address::{FAR, UPSTREAM};
+use crate::lab::{Lab, run, run_within};
+use crate::runner::scenarios;
+
+scenarios![
+    a_workload_fetches_a_page_from_outside,
+    a_workload_pings_the_outside_and_the_gateway,
+    a_closed_port_outside_is_refused_at_once,
+    a_datagram_comes_back_to_the_workload,
+    a_half_closed_connection_still_brings_the_answer,
+    a_gibibyte_arrives_whole_in_both_directions,
+    two_hundred_connections_at_once_are_all_answered,
+];
+
+fn a_workload_fetches_a_page_from_outside(lab: &Lab) {
+    for address in [UPSTREAM, FAR] {
+        let page = lab.in_workload(&format!("curl -sS http://{address}/"));
+        assert_eq!(page, "hello from outside\n");
+    }
+}
+
+fn a_workload_pings_the_outside_and_the_gateway(lab: &Lab) {
+    let pinged =
+        lab.in_workload(&format!("ping -c2 -i0.2 -W2 10.88.0.1; ping -c2 -i0.2 -W2 {UPSTREAM}"));
+    assert_eq!(pinged.matches("2 received").count(), 2, "{pinged}");
+}
+
+fn a_closed_port_outside_is_refused_at_once(lab: &Lab) {
+    let url = format!("http://{UPSTREAM}:81/");
+    let refused = run(&mut lab.lichen(["run", "--", "curl", "-sS", "-m", "10", &url])).exits(7);
+    assert!(refused.took < Duration::from_secs(5), "{refused:?}");
+}
+
+fn a_datagram_comes_back_to_the_workload(lab: &Lab) {
+    let answer = lab.in_workload(&format!("dig +short @{UPSTREAM} outside.example"));
+    assert_eq!(answer, format!("{UPSTREAM}\n"));
+}
+
+/// A server outside that counts the bytes of a connection and answers when it has seen the end.
+fn a_half_closed_connection_still_brings_the_answer(lab: &Lab) {
+    let _counter = lab
+        .upstream()
+        .start_in_background(&["busybox", "nc", "-ll", "-p", "7000", "-e", "wc", "-c"]);
+    lab.upstream().sh("until busybox netstat -ltn | grep -q :7000; do sleep 0.05; done");
+    let counted = lab.in_workload(&format!("seq 1 100000 | nc -N {UPSTREAM} 7000"));
+    assert_eq!(counted.trim(), "588895");
+}
+
+fn a_gibibyte_arrives_whole_in_both_directions(lab: &Lab) {
+    let bytes = "seq 100000000 | head -c 800000000; seq 100000000 | head -c 273741824";
+    let limit = Duration::from_secs(180);
+    let expected =
+        run_within(limit, Command::new("sh").args(["-c", &format!("({bytes}) | md5sum")]));
+    let expected = expected.success();
+    let _hasher =
+        lab.upstream().start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "md5sum"]);
+    let source = ["busybox", "nc", "-l", "-p", "7002", "-e", "sh", "-c", bytes];
+    let _source = lab.upstream().start_in_background(&source);
+    lab.upstream().sh("until busybox netstat -ltn | grep -q :7002; do sleep 0.05; done");
+
+    let up = format!("({bytes}) | nc -N {UPSTREAM} 7001");
+    let up = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &up])).success();
+    let down = format!("nc -d {UPSTREAM} 7002 | md5sum");
+    let down = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &down])).success();
+
+    assert_eq!((up, down), (expected.clone(), expected));
+}
+
+fn two_hundred_connections_at_once_are_all_answered(lab: &Lab) {
+    let script = format!(
+        "curl -sS --no-progress-meter -Z --parallel-immediate --parallel-max 200 \
+         'http://{UPSTREAM}/?[1-200]' | grep -c 'hello from outside'"
+    );
+    assert_eq!(lab.in_workload(&script), "200\n");
+}

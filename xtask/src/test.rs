@@ -1,0 +1,63 @@
+//! Everything that must pass.
+
+use std::process::Command;
+
+use crate::step::{Failed, Tally, cargo, run, run_tests};
+use crate::{check, packages};
+
+/// The end-to-end program; the product lies beside it.
+pub(crate) const LAB: &str = "target/release/lichen-lab";
+
+pub(crate) fn everything() -> Result<(), Failed> {
+    packages::ensure(packages::TESTS)?;
+    check::all()?;
+    let mut tally = Tally::default();
+    crates(&mut tally)?;
+    build_release()?;
+    run_tests(Command::new(LAB).arg("test"), &mut tally)?;
+    close(tally)
+}
+
+/// What needs no release build: for the minutes between two edits.
+pub(crate) fn quick() -> Result<(), Failed> {
+    packages::ensure(packages::TESTS)?;
+    check::all()?;
+    let mut tally = Tally::default();
+    crates(&mut tally)?;
+    close(tally)
+}
+
+/// The end-to-end scenarios whose name contains one of the words.
+pub(crate) fn scenarios(names: &[&str]) -> Result<(), Failed> {
+    packages::ensure(packages::TESTS)?;
+    build_release()?;
+    let mut tally = Tally::default();
+    run_tests(Command::new(LAB).arg("test").args(names), &mut tally)?;
+    close(tally)
+}
+
+pub(crate) fn build_release() -> Result<(), Failed> {
+    run(&mut cargo(&[
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "lichen",
+        "--package",
+        "lichen-tests",
+    ]))
+}
+
+fn crates(tally: &mut Tally) -> Result<(), Failed> {
+    run_tests(&mut cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]), tally)
+}
+
+fn close(tally: Tally) -> Result<(), Failed> {
+    let Tally { passed, failed } = tally;
+    println!("{passed} passed, {failed} failed");
+    match (passed, failed) {
+        (0, _) => Err(Failed::new("no test ran")),
+        (_, 0) => Ok(()),
+        _ => Err(Failed::new("some tests failed")),
+    }
+}
