@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -89,6 +90,7 @@ async fn start(directory: &RuntimeDirectory) -> Result<(), DaemonError> {
     }
     // By /proc/self/exe, so that it is this very program, wherever it lies.
     let mut child = Command::new("/proc/self/exe")
+        .arg0("lichen")
         .args(["daemon", "--on-demand"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -44,6 +44,8 @@ enum ControlError {
 
 /// Runs control until it is asked to end.
 pub fn main(role: DaemonRole) -> ExitCode {
+    // Executed as /proc/self/exe, it would be called `exe` in `ps` and `top`.
+    let _ = rustix::thread::set_name(c"lichen-daemon");
     match run(role) {
         Ok(StopDaemon { restart: true, .. }) => ExitCode::from(RESTART),
         Ok(_) => ExitCode::SUCCESS,

@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         Some("supervise") => lichen_workload::supervise_main(),
         Some("netns-helper") => lichen_workload::netns_helper_main(),
         Some("datapath") => {
+            // Executed as /proc/self/exe, it would be called `exe` in `ps` and `top`.
+            let _ = rustix::thread::set_name(c"lichen-datapath");
             control::log_to_stderr();
             datapath_role::main()
         }

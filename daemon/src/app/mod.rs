@@ -151,20 +151,19 @@ impl App {
         }
     }
 
-    /// Ends a workload in state and datapath.
+    /// Ends a workload in state and datapath; both have let go when this returns.
     async fn end(&self, id: PortId) {
         let at = now();
         match self.store.transact(move |tx| state::end_workload(tx, id, at)).await {
-            Ok(true) => {
-                tracing::info!(port = %id, "workload ended");
-                self.reconciler.sync().await;
-            }
+            Ok(true) => tracing::info!(port = %id, "workload ended"),
+            // Somebody else just did, and may not have told the datapath yet.
             Ok(false) => {}
             Err(error) => {
                 let error: rusqlite::Error = error;
                 tracing::error!(port = %id, %error, "cannot write that a workload ended");
             }
         }
+        self.reconciler.sync().await;
     }
 
     /// Whoever reserved a workload and vanished leaves nothing for ever.

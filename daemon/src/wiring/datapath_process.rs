@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,7 @@ impl DatapathProcess {
         let log = log.display().to_string();
         // By /proc/self/exe, so that a binary that was replaced under us starts its own kind.
         let child = Command::new("/proc/self/exe")
+            .arg0("lichen")
             .arg("datapath")
             .current_dir("/")
             .stdin(Stdio::null())
