@@ -4,7 +4,7 @@
 //! first byte) is the business of whoever owns the socket. Every command is idempotent: applying it
 //! twice is applying it once, so a control that is unsure may always say it again.
 //!
-//! A command that brings a descriptor says so in its documentation. Control keeps its own copy of
+//! A command or answer that brings a descriptor says so in its documentation. Control keeps its own copy of
 //! listeners (a datapath that dies is given them again); taps it opens anew.
 
 use std::collections::BTreeMap;
@@ -50,6 +50,12 @@ pub enum Command {
     /// Closes the listener; connections that it brought live on.
     RemoveForward {
         /// The forward; unknown ones are fine.
+        forward: ForwardId,
+    },
+    /// Answered by [`Answer::Done`] with a copy of a forward's listener: a control that adopts a datapath
+    /// takes its listeners back, so that the next datapath can be given them.
+    TakeListener {
+        /// The forward.
         forward: ForwardId,
     },
     /// Where names that are not ours are asked, in order of preference; at most eight are used.

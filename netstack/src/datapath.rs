@@ -27,7 +27,7 @@ pub struct Datapath {
     worker: WorkerHandle,
     networks: BTreeMap<NetworkId, NetworkSpec>,
     ports: BTreeMap<PortId, Placed>,
-    forwards: BTreeMap<ForwardId, ForwardSpec>,
+    forwards: BTreeMap<ForwardId, Published>,
     resolvers: Vec<SocketAddr>,
     /// Which slots are in use.
     slots: Vec<Option<PortId>>,
@@ -36,6 +36,12 @@ pub struct Datapath {
 struct Placed {
     spec: PortSpec,
     slot: u16,
+}
+
+struct Published {
+    spec: ForwardSpec,
+    /// A copy of what the worker accepts on, for a control that has lost its own.
+    listener: OwnedFd,
 }
 
 /// Why a command was refused; nothing has changed then.
@@ -57,6 +63,9 @@ pub enum CommandError {
         /// The port.
         port: PortId,
     },
+    /// A forward that is not there.
+    #[error("forward {0} does not exist")]
+    UnknownForward(ForwardId),
     /// A gateway outside its subnet, or an MTU that IPv4 forbids.
     #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
     InvalidNetwork(NetworkId),
@@ -89,9 +98,15 @@ impl Datapath {
         Inventory {
             networks: self.networks.values().cloned().collect(),
             ports: self.ports.values().map(|placed| placed.spec.clone()).collect(),
-            forwards: self.forwards.values().cloned().collect(),
+            forwards: self.forwards.values().map(|open| open.spec.clone()).collect(),
             resolvers: self.resolvers.clone(),
         }
+    }
+
+    /// A copy of a forward's listener.
+    pub fn listener(&self, forward: ForwardId) -> Result<OwnedFd, CommandError> {
+        let open = self.forwards.get(&forward).ok_or(CommandError::UnknownForward(forward))?;
+        Ok(open.listener.try_clone()?)
     }
 
     /// Asks the worker for its counters; they come as an event.
@@ -118,7 +133,10 @@ impl Datapath {
                 self.worker.send(WorkerCommand::SetResolvers(resolvers));
             }
             Command::Stop => self.worker.send(WorkerCommand::Stop),
-            Command::Hello { .. } | Command::Inventory | Command::Statistics => {}
+            Command::Hello { .. }
+            | Command::Inventory
+            | Command::TakeListener { .. }
+            | Command::Statistics => {}
         }
         Ok(())
     }
@@ -194,7 +212,7 @@ impl Datapath {
     fn forget_port(&mut self, port: PortId) -> Option<u16> {
         let slot = self.ports.remove(&port)?.slot;
         self.slots[usize::from(slot)] = None;
-        self.forwards.retain(|_, forward| forward.port != port);
+        self.forwards.retain(|_, open| open.spec.port != port);
         Some(slot)
     }
 
@@ -206,17 +224,19 @@ impl Datapath {
         let Some(placed) = self.ports.get(&spec.port) else {
             return Err(CommandError::UnknownPort { forward: spec.id, port: spec.port });
         };
-        let listener = SysListener::new(descriptor.ok_or(CommandError::NoDescriptor)?)?;
+        let descriptor = descriptor.ok_or(CommandError::NoDescriptor)?;
+        let copy = descriptor.try_clone()?;
+        let listener = SysListener::new(descriptor)?;
         let slot = placed.slot;
         self.remove_forward(spec.id);
-        self.forwards.insert(spec.id, spec.clone());
+        self.forwards.insert(spec.id, Published { spec: spec.clone(), listener: copy });
         self.worker.send(WorkerCommand::SetForward { slot, spec, listener });
         Ok(())
     }
 
     fn remove_forward(&mut self, forward: ForwardId) {
-        if let Some(spec) = self.forwards.remove(&forward)
-            && let Some(placed) = self.ports.get(&spec.port)
+        if let Some(open) = self.forwards.remove(&forward)
+            && let Some(placed) = self.ports.get(&open.spec.port)
         {
             self.worker.send(WorkerCommand::RemoveForward { slot: placed.slot, forward });
         }

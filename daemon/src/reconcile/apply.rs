@@ -49,6 +49,12 @@ impl Applier {
             Answer::Inventory(present) => present,
             other => return Err(AskError::Unexpected(format!("{other:?}"))),
         };
+        for forward in present.forwards.iter().filter(|forward| !listeners.has(forward.id)) {
+            let take = Command::TakeListener { forward: forward.id };
+            if let (Answer::Done, Some(listener)) = link.ask_for_descriptor(&take, None)? {
+                listeners.adopt(forward.id, listener);
+            }
+        }
         let mut seen = observed.lock();
         seen.ports = present.ports.iter().map(|port| (port.id, Ok(()))).collect();
         seen.forwards = present.forwards.iter().map(|forward| (forward.id, Ok(()))).collect();

@@ -1,6 +1,6 @@
 //! Control's end of the link: one question at a time, each answered; events go elsewhere as they come.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub struct Greeting {
 /// The link to one datapath.
 pub struct DatapathLink {
     link: Link,
-    answers: Receiver<Answer>,
+    answers: Receiver<(Answer, Option<OwnedFd>)>,
 }
 
 impl DatapathLink {
@@ -102,6 +102,15 @@ impl DatapathLink {
         command: &Command,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<Answer, AskError> {
+        self.ask_for_descriptor(command, descriptor).map(|(answer, _)| answer)
+    }
+
+    /// Asks, and waits for the answer and the descriptor that may come with it.
+    pub fn ask_for_descriptor(
+        &mut self,
+        command: &Command,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(Answer, Option<OwnedFd>), AskError> {
         self.link.send(command, descriptor.as_slice())?;
         self.answers.recv_timeout(PATIENCE).map_err(|error| match error {
             RecvTimeoutError::Timeout => AskError::TimedOut,
@@ -124,7 +133,11 @@ enum Said {
     Event(Event),
 }
 
-fn receive_all(link: &Link, answers: &mpsc::Sender<Answer>, unasked: &impl Fn(Unasked)) {
+fn receive_all(
+    link: &Link,
+    answers: &mpsc::Sender<(Answer, Option<OwnedFd>)>,
+    unasked: &impl Fn(Unasked),
+) {
     loop {
         let message = match link.receive() {
             Ok(Some(message)) => message,
@@ -136,7 +149,8 @@ fn receive_all(link: &Link, answers: &mpsc::Sender<Answer>, unasked: &impl Fn(Un
         };
         match serde_json::from_slice(&message.body) {
             Ok(Said::Answer(answer)) => {
-                if answers.send(answer).is_err() {
+                let descriptor = message.descriptors.into_iter().next();
+                if answers.send((answer, descriptor)).is_err() {
                     return;
                 }
             }

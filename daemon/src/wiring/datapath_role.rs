@@ -4,7 +4,7 @@
 //! but its own socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -157,14 +157,19 @@ impl Shared {
 
     fn converse(&self, link: &Link, counted: &mpsc::Receiver<Statistics>) -> Result<(), LinkError> {
         while let Some(message) = link.receive()? {
-            let answer = match serde_json::from_slice::<Command>(&message.body) {
+            let (answer, descriptor) = match serde_json::from_slice::<Command>(&message.body) {
+                Ok(Command::TakeListener { forward }) => match self.datapath().listener(forward) {
+                    Ok(listener) => (Answer::Done, Some(listener)),
+                    Err(error) => (Answer::Refused { reason: chain(&error) }, None),
+                },
                 Ok(command) => {
-                    self.answer(command, message.descriptors.into_iter().next(), counted)
+                    let descriptor = message.descriptors.into_iter().next();
+                    (self.answer(command, descriptor, counted), None)
                 }
-                Err(error) => Answer::Refused { reason: format!("not a command: {error}") },
+                Err(error) => (Answer::Refused { reason: format!("not a command: {error}") }, None),
             };
             if let Some(link) = &*self.control() {
-                link.send(&answer, &[])?;
+                link.send(&answer, descriptor.as_ref().map(AsFd::as_fd).as_slice())?;
             }
         }
         Ok(())

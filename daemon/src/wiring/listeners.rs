@@ -3,8 +3,7 @@
 //! A port is first *reserved*: bound, but not listening, so that a client is refused rather than left
 //! waiting while there is no workload. It *listens* once its workload is there, and the datapath is given
 //! a copy. Control keeps its own, so that a new datapath can be given it again with every client that
-//! queued meanwhile. After a restart of control only the adopted datapath holds it; should that die too, the
-//! port is bound anew.
+//! queued meanwhile; a control that adopts a datapath takes a copy back from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -80,6 +79,16 @@ impl Listeners {
     /// Keeps a reserved socket under its number. A port that is held already keeps the socket it has.
     pub fn keep(&self, id: ForwardId, reserved: Reserved) {
         self.lock().entry(id).or_insert(Held::Reserved(reserved.0));
+    }
+
+    /// Whether a socket is held for a port.
+    pub fn has(&self, id: ForwardId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
+    /// Keeps a listening socket that an adopted datapath had.
+    pub fn adopt(&self, id: ForwardId, listener: OwnedFd) {
+        self.lock().entry(id).or_insert(Held::Listening(listener));
     }
 
     /// A copy of the socket, listening; bound anew when none is held.

@@ -160,14 +160,15 @@ fn control_may_die_and_its_successor_changes_nothing() {
     let commands = datapath.commands();
     let control = Control::start(&scratch, &datapath, &namespaces);
     assert_eq!(datapath.inventory(), before);
-    assert_eq!(datapath.commands(), commands + 2, "a greeting and a question for the inventory");
+    assert_eq!(datapath.commands(), commands + 3, "a greeting, the inventory, and the listener");
     assert_eq!(datapath.starts(), 1);
     let workload = control.block_on(control.app.workload("web".into())).unwrap();
     assert_eq!(workload.state, WorkloadState::Running);
     assert_eq!(workload.ports[0].status, State::Active);
 
-    // Now the adopted datapath dies too: the port is bound anew.
+    // Now the adopted datapath dies too: control has taken the listener back, so nobody is refused.
     datapath.kill();
+    assert!(TcpStream::connect(host).is_ok());
     eventually("made anew", || datapath.inventory() == before);
     assert!(TcpStream::connect(host).is_ok());
     drop(process);

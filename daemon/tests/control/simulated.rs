@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -96,8 +96,17 @@ impl SimulatedDatapath {
     fn serve(self, link: Link) {
         while let Ok(Some(message)) = link.receive() {
             let command: Command = serde_json::from_slice(&message.body).unwrap();
-            let answer = self.0.lock().unwrap().obey(command, message.descriptors);
-            if link.send(&answer, &[]).is_err() {
+            let mut memory = self.0.lock().unwrap();
+            let listener = match &command {
+                Command::TakeListener { forward } => {
+                    memory.listeners.get(&forward.0).map(|listener| listener.try_clone().unwrap())
+                }
+                _ => None,
+            };
+            let answer = memory.obey(command, message.descriptors);
+            drop(memory);
+            let listener = listener.as_ref().map(AsFd::as_fd);
+            if link.send(&answer, listener.as_slice()).is_err() {
                 return;
             }
         }
@@ -148,6 +157,7 @@ impl Memory {
                 inventory.forwards.retain(|there| there.id != forward);
             }
             Command::SetResolvers { resolvers } => inventory.resolvers = resolvers,
+            Command::TakeListener { .. } => {}
             Command::Stop => self.alive = false,
         }
         Answer::Done
