@@ -4,13 +4,14 @@
 //! lichen-lab test [NAME...]   scenarios whose name contains one of the words, or all
 //! lichen-lab bench [ROUNDS]   the speed tables
 //! lichen-lab init             PID 1 of a machine of the lab
-//! lichen-lab peer ...         one end of a measured conversation
+//! lichen-lab peer ...         one end of a conversation
 //! ```
 //! The product is the program `lichen` beside this one. As root the lab's namespaces are root's; else
 //! they are made below a user namespace. Either way the product runs as uid 1000 without a capability.
 
 mod bench;
 mod lab;
+mod peer;
 mod runner;
 mod scenarios;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["init"] => lab::init(),
-        ["peer", rest @ ..] => bench::peer(rest),
+        ["peer", rest @ ..] => peer::run(rest),
         ["test", ..] | ["bench", ..] if !lab::may_make_namespaces() => {
             lab::go_on_in_user_namespace()
         }

@@ -112,9 +112,12 @@ impl Lab {
         self.folder.path(name)
     }
 
-    /// The product's process in a role, if it runs.
+    /// The product's process in a role, if it runs; there is never a second one.
+    #[track_caller]
     pub(crate) fn process(&self, role: Role) -> Option<product::Process> {
-        product::find(&self.host, role)
+        let found = product::find(&self.host, role);
+        assert!(found.len() <= 1, "{role:?}: {found:?}");
+        found.first().copied()
     }
 
     /// The product's logs, for a person who looks for the cause of a failure.

@@ -1,7 +1,7 @@
 //! The product's own processes and logs.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -33,25 +33,30 @@ impl Process {
     }
 }
 
-/// The process in a role in the machine's own network namespace.
-pub(super) fn find(machine: &Machine, role: Role) -> Option<Process> {
+/// The processes in a role in the machine's own network namespace.
+pub(super) fn find(machine: &Machine, role: Role) -> Vec<Process> {
     let wanted = match role {
         Role::Control => "daemon",
         Role::Datapath => "datapath",
     };
     let network = machine.network();
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let command = fs::read(entry.path().join("cmdline")).ok()?;
-        let mut words = command.split(|byte| *byte == 0);
-        let program = words.next()?;
-        let is_role = program.ends_with(b"lichen") && words.next()? == wanted.as_bytes();
-        // `lichen daemon stop` is a call of the CLI.
+    let of_role = |pid: i32| {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let is_product = fs::read_link(folder.join("exe")).ok()?.ends_with("lichen");
+        let on_machine = fs::read_link(folder.join("ns/net")).ok()?.to_str() == Some(&network);
+        let command = fs::read(folder.join("cmdline")).ok()?;
+        let mut words = command.split(|byte| *byte == 0).skip(1);
+        let is_role = words.next()? == wanted.as_bytes();
+        // `lichen daemon stop` is a call of the command line.
         let is_call = words.next().is_some_and(|word| !word.is_empty() && !word.starts_with(b"-"));
-        let on_machine =
-            fs::read_link(entry.path().join("ns/net")).ok()?.to_str() == Some(&network);
-        (is_role && !is_call && on_machine).then(|| Pid::from_raw(pid).map(Process)).flatten()
-    })
+        (is_product && on_machine && is_role && !is_call).then_some(Process(Pid::from_raw(pid)?))
+    };
+    fs::read_dir("/proc")
+        .expect("a mounted /proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(of_role)
+        .collect()
 }
 
 /// The last lines of each log file.

@@ -71,10 +71,12 @@ fn a_gibibyte_arrives_whole_in_both_directions(lab: &Lab) {
     assert_eq!((up, down), (expected.clone(), expected));
 }
 
+/// Each is answered only once all are open.
 fn two_hundred_connections_at_once_are_all_answered(lab: &Lab) {
-    let script = format!(
-        "curl -sS --no-progress-meter -Z --parallel-immediate --parallel-max 200 \
-         'http://{UPSTREAM}/?[1-200]' | grep -c 'hello from outside'"
-    );
-    assert_eq!(lab.in_workload(&script), "200\n");
+    let program = lab.path("bin/lichen-lab").display().to_string();
+    let gather = [&program, "peer", "gather", "7003", "200"];
+    let _gathering = lab.upstream().start_in_background(&gather);
+    lab.upstream().sh("until busybox netstat -ltn | grep -q :7003; do sleep 0.05; done");
+    let crowd = ["run", "--", &program, "peer", "crowd", &format!("{UPSTREAM}:7003"), "200"];
+    assert_eq!(run(&mut lab.lichen(crowd)).success(), "200 of 200 answered\n");
 }

@@ -1,0 +1,32 @@
+//! Many connections at once: each is answered only when all of them are open.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+/// Waits for so many connections on a port, then answers each with one byte.
+pub(super) fn gather(port: &str, count: &str) -> io::Result<()> {
+    let (port, count): (u16, usize) = (parse(port)?, parse(count)?);
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    let connections: Vec<TcpStream> = listener.incoming().take(count).collect::<io::Result<_>>()?;
+    for mut connection in connections {
+        connection.write_all(&[1])?;
+    }
+    Ok(())
+}
+
+/// Opens so many connections, then waits for every answer, and prints how many came.
+pub(super) fn crowd(address: &str, count: &str) -> io::Result<()> {
+    let count: usize = parse(count)?;
+    let connections: Vec<TcpStream> =
+        (0..count).map(|_| TcpStream::connect(address)).collect::<io::Result<_>>()?;
+    let answered = connections
+        .into_iter()
+        .filter_map(|mut connection| connection.read_exact(&mut [0]).ok())
+        .count();
+    println!("{answered} of {count} answered");
+    Ok(())
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> io::Result<T> {
+    text.parse().map_err(|_| io::Error::other(format!("{text} is no number")))
+}

@@ -1,0 +1,23 @@
+//! Ends of conversations that no common tool holds; a scenario starts them inside of the lab.
+
+mod crowd;
+mod echo;
+
+use std::process::ExitCode;
+
+pub(crate) fn run(words: &[&str]) -> ExitCode {
+    let done = match words {
+        ["answer", port] => echo::answer(port),
+        ["ask", address, port, seconds] => echo::ask(address, port, seconds),
+        ["gather", port, count] => crowd::gather(port, count),
+        ["crowd", address, count] => crowd::crowd(address, count),
+        _ => return ExitCode::FAILURE,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{words:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
