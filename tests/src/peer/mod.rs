@@ -1,7 +1,10 @@
 //! Ends of conversations that no common tool holds; a scenario starts them inside of the lab.
 
+mod attack;
 mod crowd;
 mod echo;
+mod offload;
+mod raw;
 
 use std::process::ExitCode;
 
@@ -11,6 +14,8 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["ask", address, port, seconds] => echo::ask(address, port, seconds),
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
+        ["attack", kind, target] => attack::attack(kind, target),
+        ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };
     match done {

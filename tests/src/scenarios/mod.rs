@@ -1,11 +1,13 @@
 //! The scenarios, by what they are about.
 
 mod attach;
+mod attacks;
 mod command_line;
 mod deaths;
 mod host_exposure;
 mod lab_itself;
 mod names;
+mod offload;
 mod outward;
 mod privileges;
 mod published;
@@ -22,6 +24,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         published::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
+        offload::SCENARIOS,
+        attacks::SCENARIOS,
         deaths::SCENARIOS,
     ]
     .concat()

@@ -1,0 +1,85 @@
+//! A workload that means harm: floods of frames, as fast as its interface takes them.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
+
+use lichen_netstack::frame::vnet_header::VNET_LEN;
+use lichen_netstack::ids::MacAddr;
+use lichen_netstack::testing::frames::{Segment, ethernet, udp};
+
+use super::raw::PacketSocket;
+
+const FRAMES: u32 = 100_000;
+
+/// Sends [`FRAMES`] frames of one kind from `eth0`.
+pub(super) fn attack(kind: &str, target: &str) -> io::Result<()> {
+    let mut socket = PacketSocket::open("eth0")?;
+    let own = Own::read()?;
+    let to: Ipv4Addr = target.parse().map_err(io::Error::other)?;
+    for nth in 0..FRAMES {
+        let frame = own.frame(kind, to, nth).ok_or(io::ErrorKind::InvalidInput)?;
+        // A packet socket's frames have no virtio-net header.
+        socket.send(&frame[VNET_LEN..])?;
+    }
+    Ok(())
+}
+
+/// The workload's own addresses, which the guard lets pass.
+struct Own {
+    mac: MacAddr,
+    gateway_mac: MacAddr,
+    address: Ipv4Addr,
+}
+
+impl Own {
+    fn read() -> io::Result<Self> {
+        let mac = std::fs::read_to_string("/sys/class/net/eth0/address")?;
+        let shown = Command::new("ip").args(["-4", "-o", "addr", "show", "eth0"]).output()?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let address = shown.split_whitespace().nth(3).and_then(|cidr| cidr.split('/').next());
+        let address = address.unwrap_or_default().parse().map_err(io::Error::other)?;
+        Ok(Self {
+            mac: mac.trim().parse().map_err(io::Error::other)?,
+            gateway_mac: MacAddr::for_ipv4(Ipv4Addr::new(10, 88, 0, 1)),
+            address,
+        })
+    }
+
+    fn frame(&self, kind: &str, to: Ipv4Addr, nth: u32) -> Option<Vec<u8>> {
+        let low = u16::try_from(nth % 60_000).expect("below 60,000") + 1024;
+        let from = SocketAddrV4::new(self.address, low);
+        let to_gateway = |packet: Vec<u8>| ethernet(self.mac, self.gateway_mac, 0x0800, &packet);
+        Some(match kind {
+            "broadcast" => {
+                let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, 9);
+                ethernet(self.mac, MacAddr::BROADCAST, 0x0800, &udp(from, everyone, b"storm"))
+            }
+            "unknown" => {
+                let [_, a, b, c] = nth.to_be_bytes();
+                let nobody = MacAddr([2, 7, 7, a, b, c]);
+                ethernet(self.mac, nobody, 0x0800, &udp(from, SocketAddrV4::new(to, 9), b"x"))
+            }
+            "syn" => to_gateway(
+                Segment::syn(nth.wrapping_mul(77_777)).emit(from, SocketAddrV4::new(to, 80)),
+            ),
+            "udp" => to_gateway(udp(from, SocketAddrV4::new(to, 9), b"flow")),
+            "names" => {
+                let mut query = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08".to_vec();
+                query.extend_from_slice(format!("{nth:08x}").as_bytes());
+                query.extend_from_slice(b"\x07example\x00\x00\x01\x00\x01");
+                to_gateway(udp(from, SocketAddrV4::new(to, 53), &query))
+            }
+            "garbage" => {
+                let mut bytes = vec![0; 14 + (nth as usize * 7919) % 1400];
+                let mut state = nth;
+                for byte in &mut bytes {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    *byte = (state >> 24) as u8;
+                }
+                ethernet(self.mac, self.gateway_mac, 0x0800, &bytes)
+            }
+            _ => return None,
+        })
+    }
+}
