@@ -11,7 +11,12 @@ use crate::step::Failed;
 use crate::test::build_release;
 
 pub(crate) fn run() -> Result<(), Failed> {
-    packages::ensure(packages::DEMO)?;
+    // Who may install anything gets what the tests need as well, so that a plain user can run them next.
+    if is_root() {
+        packages::ensure(&[packages::DEMO, packages::LINTS, packages::TESTS].concat())?;
+    } else {
+        packages::ensure(packages::DEMO)?;
+    }
     build_release()?;
     let stage = Stage::set()?;
     stage.page("web", "hello from web\n")?;

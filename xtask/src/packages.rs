@@ -44,6 +44,7 @@ pub(crate) fn ensure(needed: &[Needed]) -> Result<(), Failed> {
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)
         .collect();
+    missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
