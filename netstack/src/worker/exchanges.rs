@@ -74,6 +74,13 @@ impl<H: Host> Exchanges<H> {
         }
     }
 
+    /// Closes the socket of a token.
+    pub(super) fn close(&mut self, index: u32) {
+        if let Some(exchange) = self.open.try_remove(index as usize) {
+            self.index.remove(&exchange.number);
+        }
+    }
+
     /// A socket became ready: `hear` gets what it brought.
     pub(super) fn handle_ready(
         &mut self,

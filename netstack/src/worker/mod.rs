@@ -432,10 +432,20 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     fn handle_exchange(&mut self, now: Instant, index: u32, readiness: Readiness) {
-        let names = &mut self.names;
-        self.exchanges.handle_ready(index, readiness, &mut self.received, |exchange, reply| {
-            names.handle_reply(now, exchange, reply);
-        });
+        let (names, exchanges) = (&mut self.names, &mut self.exchanges);
+        let received = &mut self.received;
+        // What a resolver sends is as little to be trusted as what a guest does.
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            exchanges.handle_ready(index, readiness, received, |exchange, reply| {
+                names.handle_reply(now, exchange, reply);
+            });
+        }));
+        if handled.is_err() {
+            tracing::error!(
+                "a defect was met in a resolver's reply; the question is left unanswered"
+            );
+            self.exchanges.close(index);
+        }
         self.run_names(now);
     }
 

@@ -64,6 +64,8 @@ pub struct TcpFlows<S> {
     half_open_order: IdleQueue,
     half_open: usize,
     buffered: usize,
+    /// Flows whose host was left unread because the port's rings were full.
+    starved: Vec<usize>,
     next_local_port: u16,
     next_conversation: u64,
     conversations: usize,
@@ -126,6 +128,7 @@ impl<S: Stream> TcpFlows<S> {
             half_open_order: IdleQueue::default(),
             half_open: 0,
             buffered: 0,
+            starved: Vec::new(),
             next_local_port: 49_152 + u16::try_from(seed & 0x1fff).expect("thirteen bits"),
             next_conversation: 0,
             conversations: 0,
@@ -378,6 +381,13 @@ impl<S: Stream> TcpFlows<S> {
                 self.serve(cx, index, &mut serve_names);
             }
         }
+        if self.buffered < MAX_BUFFERED {
+            for index in std::mem::take(&mut self.starved) {
+                if self.flows.contains(index) {
+                    self.mark(index);
+                }
+            }
+        }
         // Flows that are not through with their turn have marked themselves again.
         if self.dirty.is_empty() {
             self.dirty = dirty;
@@ -483,8 +493,11 @@ impl<S: Stream> TcpFlows<S> {
             flow.half_open = false;
             self.half_open -= 1;
         }
+        let starved = over_budget && flow.readable && !flow.host_finished;
         if verdict == Verdict::Again {
             self.mark(index);
+        } else if starved && !self.starved.contains(&index) {
+            self.starved.push(index);
         }
         self.set_deadline(cx.now, index);
     }
