@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::address::UPSTREAM;
-use crate::lab::{Lab, Role, run, run_within};
+use crate::lab::{Lab, Role, eventually, run, run_within};
 use crate::runner::scenarios;
 
 scenarios![
@@ -68,9 +68,11 @@ fn attacked(lab: &Lab, kind: &str, target: &str, reasons: &[&str]) {
 
     let after = (lab.process(Role::Control), lab.process(Role::Datapath));
     assert_eq!(before, after, "both processes live");
-    let drops = drops_of(lab, "attacker");
-    let moved: u64 = reasons.iter().filter_map(|reason| drops.get(*reason)?.as_u64()).sum();
-    assert!(moved > 0, "none of {reasons:?} in {drops}");
+    // On a slow machine the flood takes longer than the pings.
+    eventually(&format!("one of the counters {reasons:?} moves"), || {
+        let drops = drops_of(lab, "attacker");
+        reasons.iter().any(|reason| drops[*reason].as_u64().is_some_and(|count| count > 0))
+    });
     // The attacker itself works again, and what it took is given back when it goes.
     run(&mut lab.lichen(["rm", "-f", "attacker"])).success();
     let deadline = Instant::now() + Duration::from_secs(20);
