@@ -39,6 +39,8 @@ impl Terminal {
         let session = Command::new("setsid")
             .args(["--ctty", "--wait"])
             .args(words)
+            // A dumb one, so that the shell decorates nothing.
+            .env("TERM", "dumb")
             .env("PS1", "$ ")
             .stdin(slave())
             .stdout(slave())
