@@ -29,6 +29,8 @@ use crate::wire::{ETHERNET_LEN, checksum};
 
 /// How much faster smoltcp's clock runs than ours: its least RTO of 1 s becomes 100 ms.
 const CLOCK_SPEED: u64 = 10;
+/// How long an acknowledgement waits for company: each one alone is a system call and a guest's wake-up.
+const ACK_DELAY: std::time::Duration = std::time::Duration::from_millis(2);
 /// Segments emitted in one go; more wait for the next round, so that one flow cannot hold the worker.
 const MAX_BURST: usize = 64;
 /// Closed sockets that wait for their next flow.
@@ -125,8 +127,10 @@ impl Rings {
         // dropped before it, and which never leaves this struct.
         let (receive, send) = unsafe { memory.rings() };
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
-        // The guest and the host's peer delay and coalesce as they wish; we add nothing to that.
-        socket.set_ack_delay(None);
+        // The guest and the host's peer delay and coalesce as they wish; we add nothing to that. An
+        // acknowledgement of less than a segment waits for the answer that will carry it, but not long.
+        let delay = u64::try_from(ACK_DELAY.as_micros()).expect("milliseconds") * CLOCK_SPEED;
+        socket.set_ack_delay(Some(smoltcp::time::Duration::from_micros(delay)));
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);

@@ -126,8 +126,9 @@ impl TcpGuard {
     }
 
     fn judge_reset(&self, header: &TcpHeader) -> Judgement {
+        // What arrived in order and is not acknowledged yet counts as received.
         let into_window = header.sequence.wrapping_sub(self.receive_next);
-        if into_window == 0 {
+        if into_window == 0 || header.sequence == self.receive_highest {
             Judgement::Reset
         } else if into_window < self.receive_window {
             Judgement::Challenge
