@@ -415,6 +415,7 @@ fn many_ports_share_the_hosts_descriptors_fairly() {
     }
     // 12,000 descriptors for six guests: each has 2,000, and its own oldest flow makes room.
     assert_eq!(lab.used(0, "udp_flows"), 2000);
+    assert_eq!(lab.dropped(0, "udp_budget"), 1000);
     assert_eq!(lab.world.open_sockets(), 2000);
     lab.world.serve("192.0.2.1:80", Behaviour::Accept);
     lab.send_ip(0, &Segment::syn(1).emit(from(1), to("192.0.2.1:80")));

@@ -295,8 +295,11 @@ impl<H: Host> Gateway<H> {
                 }
             }
         };
-        if !self.has_share() && !self.udp.contains(&key) && !self.udp.evict_oldest() {
-            return cx.drop(DropReason::UdpBudget);
+        if !self.has_share() && !self.udp.contains(&key) {
+            cx.drop(DropReason::UdpBudget);
+            if !self.udp.evict_oldest() {
+                return;
+            }
         }
         let outgoing = Outgoing {
             packet,
