@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::address::UPSTREAM;
-use crate::lab::{Lab, Role, eventually, run, run_within};
+use crate::lab::{Lab, Role, run, run_within};
 use crate::runner::scenarios;
 
 scenarios![
@@ -69,10 +69,16 @@ fn attacked(lab: &Lab, kind: &str, target: &str, reasons: &[&str]) {
     let after = (lab.process(Role::Control), lab.process(Role::Datapath));
     assert_eq!(before, after, "both processes live");
     // On a slow machine the flood takes longer than the pings.
-    eventually(&format!("one of the counters {reasons:?} moves"), || {
-        let drops = drops_of(lab, "attacker");
-        reasons.iter().any(|reason| drops[*reason].as_u64().is_some_and(|count| count > 0))
-    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let counters = counters_of(lab, "attacker");
+        let moved = |reason: &&str| counters["drops"][*reason].as_u64().is_some_and(|n| n > 0);
+        if reasons.iter().any(moved) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "none of {reasons:?} moved: {counters}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // The attacker itself works again, and what it took is given back when it goes.
     run(&mut lab.lichen(["rm", "-f", "attacker"])).success();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -84,12 +90,12 @@ fn attacked(lab: &Lab, kind: &str, target: &str, reasons: &[&str]) {
     assert_eq!(lab.in_workload(&format!("curl -sS http://{UPSTREAM}/")), "hello from outside\n");
 }
 
-fn drops_of(lab: &Lab, workload: &str) -> serde_json::Value {
+fn counters_of(lab: &Lab, workload: &str) -> serde_json::Value {
     let status = run(&mut lab.lichen(["status", "-o", "json"])).success();
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     let counters = status["counters"].as_array().expect("counters").clone();
     let own = counters.into_iter().find(|counters| counters["workload"] == workload);
-    own.expect("the attacker's counters")["drops"].clone()
+    own.expect("the attacker's counters")
 }
 
 fn resident_kib(lab: &Lab) -> u64 {
