@@ -4,7 +4,7 @@
 //! and says through [`Action`]s what is to be sent. A question is answered exactly once, if only by
 //! silence.
 //!
-//! Invariants: names of our own are never forwarded and always answered with authority, NODATA and
+//! Invariants: names of the asker's own network are never forwarded and always answered with authority, NODATA and
 //! NXDOMAIN with their SOA (RFC 2308); an answer from outside never points a guest at the host, at
 //! ourselves or at a metadata service.
 //!

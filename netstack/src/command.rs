@@ -58,7 +58,8 @@ pub enum Command {
         /// The forward.
         forward: ForwardId,
     },
-    /// Where names that are not ours are asked, in order of preference; at most eight are used.
+    /// Where names that are not ours are asked, in order of preference; at most eight are kept, and the
+    /// name service may use fewer.
     SetResolvers {
         /// The host's resolvers, port included.
         resolvers: Vec<SocketAddr>,

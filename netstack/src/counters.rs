@@ -88,15 +88,15 @@ drop_reasons! {
     Internal = "internal",
     /// A gateway port that nothing answers.
     GatewayPort = "gateway_port",
-    /// The host has no route there.
+    /// The host has no route there, or nobody on this network has the address.
     NoRoute = "no_route",
-    /// All TCP flows of the port are in use.
+    /// All TCP flows of the port, or all its descriptors, are in use.
     TcpBudget = "tcp_budget",
-    /// Too many connections of the port are half open.
+    /// The oldest half-open connection made room for a newer one.
     HalfOpenBudget = "half_open_budget",
-    /// The oldest idle UDP flow made room for a newer one.
+    /// The UDP flow that was idle longest made room for a newer one, or no descriptor was left for that.
     UdpBudget = "udp_budget",
-    /// All ICMP flows of the port are in use.
+    /// The ICMP flow that was idle longest made room for a newer one, or no descriptor was left for that.
     IcmpBudget = "icmp_budget",
     /// The port's flows hold as many bytes as they may.
     FlowBudget = "flow_budget",
@@ -118,7 +118,7 @@ drop_reasons! {
     ToGuestGone = "to_guest_gone",
     /// DHCP is not served on this network.
     Dhcp = "dhcp",
-    /// A duplicate that the flow has already seen.
+    /// A fragment that came twice, or a segment of a flow whose host still connects.
     Duplicate = "duplicate",
 }
 

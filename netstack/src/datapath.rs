@@ -66,7 +66,7 @@ pub enum CommandError {
     /// A forward that is not there.
     #[error("forward {0} does not exist")]
     UnknownForward(ForwardId),
-    /// A gateway outside its subnet, or an MTU that IPv4 forbids.
+    /// A gateway outside its subnet, or an MTU below what every IPv4 host takes (RFC 791).
     #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
     InvalidNetwork(NetworkId),
     /// A new port without a tap, or a forward without a listener.

@@ -136,9 +136,9 @@ pub trait Datagram {
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     /// Sends one datagram.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Sends datagrams of `size` bytes each (the last may be shorter) as one.
+    /// Sends `bytes` as datagrams of `size` bytes each; the last may be shorter.
     fn send_segmented(&mut self, bytes: &[u8], size: usize) -> io::Result<()>;
-    /// Forbids (true state of a guest's don't-fragment bit) or allows fragmentation on the way.
+    /// Forbids or allows fragmentation on the way, as a guest's don't-fragment bit says.
     fn set_fragmentation(&mut self, fragmentation: Fragmentation);
     /// The path MTU that the host knows after `EMSGSIZE`.
     fn path_mtu(&mut self) -> Option<u16>;

@@ -424,7 +424,7 @@ impl<S: Stream> TcpFlows<S> {
         self.deadlines.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Resets every flow, towards the host; the guest is told by resets of its own next segments.
+    /// Resets every flow on both sides; a guest whose host still connects is told by a reset of its next segment.
     pub fn reset_all<P: Port, H: Host<Stream = S>>(&mut self, cx: &mut FlowContext<'_, P, H>) {
         let indices: Vec<usize> = self.flows.iter().map(|(index, _)| index).collect();
         for index in indices {

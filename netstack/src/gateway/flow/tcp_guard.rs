@@ -2,7 +2,8 @@
 //!
 //! The guard follows the connection by what we send (our acknowledgements say what we expect next, our
 //! segments say what may be acknowledged) and judges what the guest sends. In its words: a reset counts
-//! only when its sequence number is exactly the next one; a SYN never resets; an acknowledgement of what
+//! only when its sequence number is exactly the next one (or the end of what has come and is not
+//! acknowledged yet); a SYN never resets; an acknowledgement of what
 //! was never sent is answered, not believed.
 
 use std::time::Duration;
