@@ -20,6 +20,7 @@ const RESERVED: &[&str] = &[
     "hypr",
     "internal",
     "lichen",
+    "local",
     "localhost",
     "none",
     "nul",

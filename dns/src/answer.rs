@@ -106,6 +106,10 @@ fn find(labels: &[String], kind: u16, catalog: &impl Catalog) -> Found {
         }
         [label, net, "internal"] if *net == network => ours(&zone, workload(label, catalog)),
         [.., net, "internal"] if *net == network => ours(&zone, What::Unknown),
+        // Another network of ours: none of the host's resolvers' business, and none of this guest's.
+        [.., net, "internal"] if catalog.is_network(net) => {
+            ours(&format!("{net}.internal."), What::Unknown)
+        }
         [d, c, b, a, "in-addr", "arpa"] => reverse([a, b, c, d], &zone, catalog),
         [label] => match workload(label, catalog) {
             // A top-level domain's own records are the Internet's business; its addresses are not.

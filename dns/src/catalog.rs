@@ -16,6 +16,8 @@ pub trait Catalog {
     fn contains(&self, address: Ipv4Addr) -> bool;
     /// Whether any network of ours has the address.
     fn is_ours(&self, address: Ipv4Addr) -> bool;
+    /// Whether any network of ours has that lower-case name.
+    fn is_network(&self, label: &str) -> bool;
     /// Whether foreign names are refused.
     fn is_internal(&self) -> bool;
 }

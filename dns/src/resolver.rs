@@ -401,6 +401,10 @@ mod tests {
             address.octets()[..2] == [10, 88]
         }
 
+        fn is_network(&self, label: &str) -> bool {
+            ["bridge", "other"].contains(&label)
+        }
+
         fn is_internal(&self) -> bool {
             self.internal
         }
@@ -461,9 +465,14 @@ mod tests {
 
     #[test]
     fn an_unknown_name_of_ours_is_nxdomain_with_its_soa_and_never_forwarded() {
-        for name in
-            ["nobody", "nobody.hypr", "nobody.bridge.internal", "a.web.bridge.internal", "x.local"]
-        {
+        for name in [
+            "nobody",
+            "nobody.hypr",
+            "nobody.bridge.internal",
+            "a.web.bridge.internal",
+            "x.local",
+            "db.other.internal",
+        ] {
             let reply = answered(&query(9, name, kind::A));
             assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
             assert_eq!(reply.authorities.len(), 1, "{name}");

@@ -59,13 +59,44 @@ impl Socket {
         )
     }
 
-    /// Gives the interface an address.
-    pub(crate) fn set_address(
+    /// Gives the interface an address, and takes every other one away: what an earlier attachment left
+    /// would be the source of packets that nobody lets pass.
+    pub(crate) fn set_only_address(
         &self,
         interface: Index,
         address: Ipv4Addr,
         prefix_len: u8,
     ) -> io::Result<()> {
+        for (other, len) in self.addresses(interface)? {
+            if (other, len) != (address, prefix_len) {
+                let mut ifaddrmsg = vec![AF_INET, len, 0, 0];
+                ifaddrmsg.extend(interface.0.to_ne_bytes());
+                self.transact(
+                    Request::new(libc::RTM_DELADDR, 0)
+                        .payload(&ifaddrmsg)
+                        .attribute(libc::IFA_LOCAL, &other.octets()),
+                )?;
+            }
+        }
+        self.set_address(interface, address, prefix_len)
+    }
+
+    /// The interface's IPv4 addresses with their prefix lengths.
+    fn addresses(&self, interface: Index) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+        let request = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP as u16)
+            .payload(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        send(&self.0, &request.without_acknowledgement().finish(), SendFlags::empty())?;
+        let mut found = Vec::new();
+        let mut answer = vec![0_u8; 32 << 10];
+        loop {
+            let (length, _) = recv(&self.0, &mut answer, RecvFlags::empty())?;
+            if read_addresses(&answer[..length], interface, &mut found) == Dump::Done {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn set_address(&self, interface: Index, address: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
         let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
         let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
         let mut ifaddrmsg = vec![AF_INET, prefix_len, 0, libc::RT_SCOPE_UNIVERSE];
@@ -132,6 +163,13 @@ impl Request {
         Self(bytes)
     }
 
+    /// A dump ends with a message of its own.
+    fn without_acknowledgement(mut self) -> Self {
+        let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) & !(libc::NLM_F_ACK as u16);
+        self.0[6..8].copy_from_slice(&flags.to_ne_bytes());
+        self
+    }
+
     fn payload(mut self, payload: &[u8]) -> Self {
         self.0.extend(payload);
         self
@@ -151,6 +189,48 @@ impl Request {
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
         self.0
     }
+}
+
+/// Whether a dump goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dump {
+    GoesOn,
+    Done,
+}
+
+/// Reads one datagram of an RTM_GETADDR dump.
+fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(Ipv4Addr, u8)>) -> Dump {
+    let mut rest = datagram;
+    while let Some(header) = rest.first_chunk::<HEADER>() {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        if kind != libc::RTM_NEWADDR || length < HEADER + 8 || length > rest.len() {
+            // NLMSG_DONE, an error, or nonsense: nothing more comes either way.
+            return Dump::Done;
+        }
+        let (message, next) = rest.split_at(length.next_multiple_of(4).min(rest.len()));
+        let body = &message[HEADER..length];
+        if body[4..8] == interface.0.to_ne_bytes()
+            && let Some(address) = attribute(&body[8..], libc::IFA_LOCAL)
+        {
+            found.push((address, body[1]));
+        }
+        rest = next;
+    }
+    Dump::GoesOn
+}
+
+/// The attribute of that kind, as an IPv4 address.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<Ipv4Addr> {
+    let mut rest = attributes;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        if u16::from_ne_bytes([header[2], header[3]]) == wanted {
+            return Some(Ipv4Addr::from_octets(rest.get(4..8)?.try_into().ok()?));
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
+    None
 }
 
 /// Reads an acknowledgement: NLMSG_ERROR with a negative errno, zero for success.

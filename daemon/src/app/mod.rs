@@ -128,8 +128,13 @@ impl App {
     }
 
     /// Whether a peer in that process is inside a workload; one that cannot be looked at counts as such.
+    ///
+    /// A workload can make further network namespaces, which nobody has recorded; so only our own is
+    /// trusted.
     pub async fn is_in_workload(&self, pid: i32) -> bool {
+        let own = self.namespaces.netns_of(std::process::id().cast_signed()).ok();
         match self.namespaces.netns_of(pid) {
+            Ok(netns) if Some(netns) != own => true,
             Ok(netns) => self
                 .store
                 .transact(move |tx| state::is_workload_netns(tx, netns))

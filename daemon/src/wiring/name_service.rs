@@ -15,7 +15,7 @@ use lichen_netstack::time::Instant;
 /// The name service of a datapath.
 pub struct Names {
     resolver: Resolver<Ticket>,
-    subnets: Vec<Ipv4Prefix>,
+    networks: Vec<(String, Ipv4Prefix)>,
     routes: RouteQuery,
 }
 
@@ -23,14 +23,14 @@ impl Names {
     /// A service that knows no resolver yet; `seed` must be unpredictable.
     pub fn new(seed: u64) -> std::io::Result<Self> {
         let routes = RouteQuery::new()?;
-        Ok(Self { resolver: Resolver::new(seed), subnets: Vec::new(), routes })
+        Ok(Self { resolver: Resolver::new(seed), networks: Vec::new(), routes })
     }
 }
 
 /// A network as the name service sees it.
 struct View<'a> {
     network: &'a NetworkView,
-    subnets: &'a [Ipv4Prefix],
+    networks: &'a [(String, Ipv4Prefix)],
 }
 
 impl Catalog for View<'_> {
@@ -55,7 +55,11 @@ impl Catalog for View<'_> {
     }
 
     fn is_ours(&self, address: Ipv4Addr) -> bool {
-        self.subnets.iter().any(|subnet| subnet.contains(address))
+        self.networks.iter().any(|(_, subnet)| subnet.contains(address))
+    }
+
+    fn is_network(&self, label: &str) -> bool {
+        self.networks.iter().any(|(name, _)| name.eq_ignore_ascii_case(label))
     }
 
     fn is_internal(&self) -> bool {
@@ -72,7 +76,7 @@ impl NameService for Names {
         transport: Transport,
         message: &[u8],
     ) {
-        let view = View { network, subnets: &self.subnets };
+        let view = View { network, networks: &self.networks };
         let via = match transport {
             Transport::Udp => Via::Udp,
             Transport::Tcp => Via::Tcp,
@@ -85,9 +89,9 @@ impl NameService for Names {
             Reply::Message(message) => lichen_dns::Reply::Message(message),
             Reply::Failed => lichen_dns::Reply::Failed,
         };
-        let (subnets, routes) = (&self.subnets, &mut self.routes);
+        let (networks, routes) = (&self.networks, &mut self.routes);
         let mut is_own = |ip: Ipv4Addr| {
-            subnets.iter().any(|subnet| subnet.contains(ip)) || routes.ask(ip) == Route::Local
+            networks.iter().any(|(_, subnet)| subnet.contains(ip)) || routes.ask(ip) == Route::Local
         };
         self.resolver.handle_reply(since_start(now), exchange, reply, &mut is_own);
     }
@@ -120,8 +124,8 @@ impl NameService for Names {
         self.resolver.set_resolvers(resolvers);
     }
 
-    fn set_subnets(&mut self, subnets: Vec<Ipv4Prefix>) {
-        self.subnets = subnets;
+    fn set_networks(&mut self, networks: Vec<(String, Ipv4Prefix)>) {
+        self.networks = networks;
     }
 }
 

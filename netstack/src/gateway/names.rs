@@ -72,8 +72,8 @@ pub trait NameService {
     fn poll_action(&mut self) -> Option<Action>;
     /// The host's resolvers have changed.
     fn set_resolvers(&mut self, resolvers: &[SocketAddr]);
-    /// The subnets of all networks have changed.
-    fn set_subnets(&mut self, subnets: Vec<Ipv4Prefix>);
+    /// The networks have changed: their names and subnets, all of them.
+    fn set_networks(&mut self, networks: Vec<(String, Ipv4Prefix)>);
 }
 
 /// What the service wants done.

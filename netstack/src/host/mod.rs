@@ -118,7 +118,7 @@ pub trait Host {
 
 /// A TCP connection of the host. Dropping it closes it in an orderly way.
 pub trait Stream {
-    /// How the connection attempt ended, once the stream is writable.
+    /// How the connection attempt ended; `WouldBlock` while it has not.
     fn connected(&mut self) -> io::Result<()>;
     /// Reads; zero means the peer has finished.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;

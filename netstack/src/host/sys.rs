@@ -67,7 +67,8 @@ impl Host for SysHost {
     }
 
     fn watch_listener(&mut self, listener: &SysListener, token: Token) -> io::Result<()> {
-        self.watch(listener.as_fd(), token, epoll::EventFlags::IN)
+        // Edge-triggered, so that a listener that cannot be accepted from does not wake us for ever.
+        self.watch(listener.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)
     }
 
     fn watch_stream(&mut self, stream: &SysStream, token: Token) -> io::Result<()> {

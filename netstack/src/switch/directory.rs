@@ -70,9 +70,9 @@ impl Directory {
         self.networks.values().any(|network| network.spec.subnet.contains(address))
     }
 
-    /// Every network's subnet.
-    pub fn subnets(&self) -> impl Iterator<Item = Ipv4Prefix> + '_ {
-        self.networks.values().map(|network| network.spec.subnet)
+    /// Every network's name and subnet.
+    pub fn names_and_subnets(&self) -> impl Iterator<Item = (String, Ipv4Prefix)> + '_ {
+        self.networks.values().map(|network| (network.spec.name.clone(), network.spec.subnet))
     }
 }
 

@@ -49,5 +49,5 @@ impl NameService for Echo {
 
     fn set_resolvers(&mut self, _: &[SocketAddr]) {}
 
-    fn set_subnets(&mut self, _: Vec<Ipv4Prefix>) {}
+    fn set_networks(&mut self, _: Vec<(String, Ipv4Prefix)>) {}
 }

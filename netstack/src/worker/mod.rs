@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::exchanges::Exchanges;
 use self::slot::Slot;
@@ -30,6 +31,8 @@ use crate::time::Instant;
 const MAX_BATCH: usize = 64;
 /// Bytes taken from one port in one turn.
 const MAX_BATCH_BYTES: usize = 512 << 10;
+/// How long a listener rests that could not be accepted from.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener in one turn.
 const MAX_ACCEPTS: usize = 16;
 
@@ -110,6 +113,8 @@ pub struct Worker<P: Port, H: Host, N> {
     descriptors: usize,
     /// Sockets that were not read empty, to be served again without a new edge.
     again: Vec<Token>,
+    /// Listeners that could not be accepted from, and when that is tried again.
+    paused: Vec<(Instant, Token)>,
 }
 
 impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
@@ -130,14 +135,18 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             stopped: false,
             descriptors,
             again: Vec::new(),
+            paused: Vec::new(),
         }
     }
 
     /// Divides the descriptors anew among the ports.
     fn share_descriptors(&mut self) {
         let ports = self.slots.iter().flatten().count().max(1);
+        // A published port takes two: the worker's and the copy that control may ask for.
+        let published: usize = self.slots.iter().flatten().map(|slot| slot.forwards.len()).sum();
+        let share = self.descriptors.saturating_sub(2 * published) / ports;
         for slot in self.slots.iter_mut().flatten() {
-            slot.gateway.set_share(self.descriptors / ports);
+            slot.gateway.set_share(share);
         }
     }
 
@@ -168,9 +177,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
                     slot.forwards.retain(|_, open| open.spec.id != forward);
                 }
+                self.share_descriptors();
             }
             WorkerCommand::SetDirectory(directory) => {
-                self.names.set_subnets(directory.subnets().collect());
+                self.names.set_networks(directory.names_and_subnets().collect());
                 self.directory = directory;
             }
             WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
@@ -224,6 +234,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 Err(error) => tracing::error!(%error, "a listener cannot be watched"),
             }
         }
+        self.share_descriptors();
     }
 
     /// Resets a slot's flows and forgets its port.
@@ -238,8 +249,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     fn lose_slot(&mut self, slot: u16, reason: &str) {
-        if let Some(open) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) {
+        if let Some(mut open) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) {
             let port = open.spec.id;
+            open.gateway.tcp.reset_hosts();
             let reason = reason.to_owned();
             self.events.push_back(WorkerEvent::SlotLost { slot, port });
             self.events.push_back(WorkerEvent::Event(Event::PortLost { port, reason }));
@@ -349,6 +361,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self.end_batch(now, token.port);
     }
 
+    /// Accepts from a listener until nobody waits, or until the turn is over; then it comes back.
     fn accept(&mut self, now: Instant, token: Token) {
         for _ in 0..MAX_ACCEPTS {
             let Some(Some(open)) = self.slots.get_mut(usize::from(token.port)) else { return };
@@ -366,10 +379,16 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                         (&spec, stream, client),
                     );
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(_) => {
+                    // No descriptor is left, most likely: who waits goes on waiting, and so do we.
+                    open.counters.drop(DropReason::HostSocket);
+                    return self.paused.push((now + ACCEPT_PAUSE, token));
+                }
             }
         }
+        self.again.push(token);
     }
 
     /// Serves the flows of a slot that something happened to.
@@ -397,7 +416,14 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Time has passed, or more is left to do.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let again = std::mem::take(&mut self.again);
+        let mut again = std::mem::take(&mut self.again);
+        self.paused.retain(|(until, token)| {
+            let due = *until <= now;
+            if due {
+                again.push(*token);
+            }
+            !due
+        });
         let read = Readiness { readable: true, writable: false };
         for token in again {
             self.contained(token.port, |worker| worker.handle_socket(now, token, read));
@@ -423,7 +449,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// When [`Worker::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let slots = self.slots.iter().flatten().filter_map(|slot| slot.gateway.poll_timeout());
-        slots.chain(self.names.poll_timeout()).min()
+        let paused = self.paused.iter().map(|(until, _)| *until);
+        slots.chain(self.names.poll_timeout()).chain(paused).min()
     }
 
     /// The next thing that control should hear.

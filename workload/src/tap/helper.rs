@@ -52,7 +52,9 @@ fn configure(request: &TapRequest) -> Result<(), TapError> {
     let disable_ipv6 = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.interface);
     let _ = fs::write(disable_ipv6, "1");
     socket.set_link(interface, request.mac, request.mtu).doing("set MAC and MTU")?;
-    socket.set_address(interface, request.address, request.prefix_len).doing("set the address")?;
+    socket
+        .set_only_address(interface, request.address, request.prefix_len)
+        .doing("set the address")?;
     socket.set_up(LOOPBACK).doing("set lo up")?;
     socket.set_up(interface).doing("set the interface up")?;
     if let Some(gateway) = request.gateway {

@@ -105,11 +105,19 @@ fn opening_again_repairs_what_the_workload_took_away() {
         "ip addr flush dev eth0; ip link set eth0 down mtu 900; ip link set eth0 address 02:00:00:00:00:77",
     );
 
-    let _again = open_tap(&workload.request()).unwrap();
+    let again = open_tap(&workload.request()).unwrap();
 
     let link = workload.printed_by("ip -o link show eth0");
     assert!(link.contains("mtu 1500") && link.contains("02:00:00:00:00:02"), "{link}");
     assert!(workload.printed_by("ip -o addr show eth0").contains("10.88.0.2/16"));
+    assert_eq!(workload.printed_by("ip route show default").lines().count(), 1);
+    drop(again);
+
+    // Attached once more as another workload, it has that one's address alone.
+    let other = TapRequest { address: [10, 88, 0, 9].into(), ..workload.request() };
+    let _other = open_tap(&other).unwrap();
+    let addresses = workload.printed_by("ip -4 -o addr show eth0");
+    assert!(addresses.contains("10.88.0.9/16") && addresses.lines().count() == 1, "{addresses}");
     assert_eq!(workload.printed_by("ip route show default").lines().count(), 1);
 }
 

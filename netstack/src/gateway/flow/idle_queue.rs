@@ -20,6 +20,21 @@ impl IdleQueue {
         self.0.push(Reverse((now, index)));
     }
 
+    /// Places in the queue, those of flows that are gone included.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no place.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets the places of flows that `keep` says no to.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        self.0.retain(|Reverse((_, index))| keep(*index));
+    }
+
     /// Takes the flow that was idle longest. `last_active` answers `None` for flows that are gone.
     pub fn pop_oldest(
         &mut self,

@@ -342,9 +342,16 @@ impl<S: Stream> TcpFlows<S> {
         let key = flow.key;
         let tcp = usize::from(syn[0] & 0xf) * 4;
         let header = TcpHeader::parse(&syn[tcp..]).expect("the SYN was parsed when it came");
-        if let Err(error) = stream.connected() {
-            self.remove(index, End::Orderly);
-            return refuse(cx, &key, &syn, &header, &error);
+        match stream.connected() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                flow.stage = Stage::Connecting { stream, syn };
+                return;
+            }
+            Err(error) => {
+                self.remove(index, End::Orderly);
+                return refuse(cx, &key, &syn, &header, &error);
+            }
         }
         match self.stack.listen(key.remote) {
             Ok(mut endpoint) => {
@@ -436,6 +443,12 @@ impl<S: Stream> TcpFlows<S> {
             }
             self.remove(index, End::Reset);
         }
+    }
+
+    /// Resets every flow towards the host alone, for a guest that is gone.
+    pub fn reset_hosts(&mut self) {
+        let indices: Vec<usize> = self.flows.iter().map(|(index, _)| index).collect();
+        indices.into_iter().for_each(|index| self.remove(index, End::Reset));
     }
 
     /// The flow of a name conversation, to be answered later.
@@ -558,6 +571,11 @@ impl<S: Stream> TcpFlows<S> {
     fn admit(&mut self, now: Instant, key: FlowKey, index: usize) {
         self.index.insert(key, index);
         self.half_open += 1;
+        if self.half_open_order.len() > 4 * MAX_HALF_OPEN {
+            let flows = &self.flows;
+            self.half_open_order
+                .retain(|index| flows.get(index).is_some_and(|flow| flow.half_open));
+        }
         self.half_open_order.push(now, index);
         self.queue_deadline(index);
     }

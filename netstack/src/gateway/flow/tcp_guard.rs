@@ -145,7 +145,8 @@ impl TcpGuard {
             self.send_unacknowledged = header.acknowledgement;
         }
         let end = header.sequence.wrapping_add(header.sequence_len());
-        if before(self.receive_highest, end) {
+        let within = end.wrapping_sub(self.receive_next) <= self.receive_window;
+        if within && before(self.receive_highest, end) {
             self.receive_highest = end;
         }
         let window = u32::from(header.window) << self.guest_shift;

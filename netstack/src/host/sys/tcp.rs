@@ -52,7 +52,13 @@ impl AsFd for SysStream {
 
 impl Stream for SysStream {
     fn connected(&mut self) -> io::Result<()> {
-        Ok(sockopt::socket_error(&self.fd)??)
+        sockopt::socket_error(&self.fd)??;
+        // No error may also mean that nothing has happened yet.
+        match rustix::net::getpeername(&self.fd) {
+            Ok(_) => Ok(()),
+            Err(Errno::NOTCONN) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
