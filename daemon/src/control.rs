@@ -14,11 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{self, App, Parts, StartError};
+use crate::causes::chain;
 use crate::http;
 use crate::instance::{Instance, InstanceError};
 use crate::state::{self, OpenError, Store};
 use crate::wiring::datapath_process::DatapathProcess;
-use crate::wiring::namespaces::{KernelNamespaces, chain};
+use crate::wiring::namespaces::KernelNamespaces;
 use crate::wiring::resolv_conf::{self, Watching};
 
 /// Tells a service manager that control asks to be started again (EX_TEMPFAIL of sysexits.h).

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+mod causes;
 pub mod control;
 pub mod http;
 pub mod instance;

@@ -102,8 +102,6 @@ drop_reasons! {
     FlowBudget = "flow_budget",
     /// Too many name queries are under way for the port.
     DnsBudget = "dns_budget",
-    /// A name query that cannot be read.
-    DnsMalformed = "dns_malformed",
     /// The host refused to open a socket.
     HostSocket = "host_socket",
     /// The host did not take a datagram.

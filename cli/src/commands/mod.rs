@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod completions;
+mod each;
 pub(crate) mod logs;
 pub(crate) mod network;
 pub(crate) mod port;

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use lichen_api::{CreateNetwork, Creation, Force};
 
+use super::each::{each, told};
 use crate::args::{NetworkCommand, Output};
-use crate::{Outcome, daemon, exit, output};
+use crate::{Outcome, daemon, output};
 
 /// Docker says the same.
 #[derive(Debug, thiserror::Error)]
@@ -70,43 +71,15 @@ async fn list(format: Output) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each is tried; what fails is told, and makes the whole fail.
 async fn remove(names: &[String], force: Force, format: Output) -> Outcome {
     let client = daemon::connect().await?;
-    let (mut removed, mut code) = (Vec::new(), ExitCode::SUCCESS);
-    for name in names {
-        match client.remove_network(name, force).await {
-            Ok(gone) => removed.push(gone),
-            Err(error) => {
-                eprintln!("lichen: {}", exit::chain(&error));
-                code = ExitCode::FAILURE;
-            }
-        }
-    }
-    match format {
-        Output::Json => output::json(&removed)?,
-        Output::Table => {
-            for gone in &removed {
-                output::line(&gone.removed)?;
-            }
-        }
-    }
-    Ok(code)
+    told(each(names, async |name| client.remove_network(name, force).await).await, format)
 }
 
 /// What is found is shown, as Docker does, even when something else is not.
 async fn inspect(names: &[String]) -> Outcome {
     let client = daemon::connect().await?;
-    let (mut found, mut code) = (Vec::new(), ExitCode::SUCCESS);
-    for name in names {
-        match client.network(name).await {
-            Ok(network) => found.push(network),
-            Err(error) => {
-                eprintln!("lichen: {}", exit::chain(&error));
-                code = ExitCode::FAILURE;
-            }
-        }
-    }
+    let (found, code) = each(names, async |name| client.network(name).await).await;
     output::json(&found)?;
     Ok(code)
 }

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use lichen_api::{Force, PublishedPort, Workload, WorkloadKind};
 
+use super::each::{each, told};
 use crate::args::{Output, Rm};
-use crate::{Outcome, daemon, exit, output};
+use crate::{Outcome, daemon, output};
 
 /// Lists workloads.
 pub(crate) async fn ps(format: Output) -> Outcome {
@@ -45,23 +46,7 @@ fn published(port: &PublishedPort) -> String {
 pub(crate) async fn rm(arguments: &Rm, format: Output) -> Outcome {
     let client = daemon::connect().await?;
     let force = if arguments.force { Force::Yes } else { Force::No };
-    let (mut removed, mut code) = (Vec::new(), ExitCode::SUCCESS);
-    for name in &arguments.names {
-        match client.remove_workload(name, force).await {
-            Ok(gone) => removed.push(gone),
-            Err(error) => {
-                eprintln!("lichen: {}", exit::chain(&error));
-                code = ExitCode::FAILURE;
-            }
-        }
-    }
-    match format {
-        Output::Json => output::json(&removed)?,
-        Output::Table => {
-            for gone in &removed {
-                output::line(&gone.removed)?;
-            }
-        }
-    }
-    Ok(code)
+    let removed =
+        each(&arguments.names, async |name| client.remove_workload(name, force).await).await;
+    told(removed, format)
 }

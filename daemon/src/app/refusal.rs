@@ -2,11 +2,12 @@
 
 use lichen_api::{ErrorBody, ErrorCode, ErrorDetail};
 
+use crate::causes::chain;
 use crate::ipam::SubnetError;
 use crate::names::NameError;
 use crate::state::{NetworkError, PortError, WorkloadError};
 use crate::wiring::listeners::BindError;
-use crate::wiring::namespaces::{ProcessError, chain};
+use crate::wiring::namespaces::ProcessError;
 
 /// A kind for programs and a text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use lichen_netstack::ids::PortId;
 use super::ports::{ends_with, expand, publish};
 use super::{App, Refusal, now, view};
 use crate::names::{NetworkName, WorkloadName};
-use crate::state::{self, NewPort, NewWorkload, snapshot};
+use crate::state::{self, NewPort, NewWorkload, Snapshot, WorkloadRow, snapshot};
 
 /// How long a workload may wait for its network. A datapath that just died is back sooner.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(15);
@@ -40,13 +40,7 @@ impl App {
 
     /// One workload.
     pub async fn workload(&self, name: String) -> Result<Workload, Refusal> {
-        let (snapshot, row) = self
-            .store
-            .transact(move |tx| {
-                let row = state::workload_named(tx, &name)?;
-                Ok::<_, Refusal>((snapshot(tx)?, row))
-            })
-            .await?;
+        let (snapshot, row) = self.named(name).await?;
         Ok(view::workload(&row, &snapshot, &self.observed.seen()))
     }
 
@@ -158,14 +152,18 @@ impl App {
         Err(reason)
     }
 
-    async fn lease(&self, name: String) -> Result<Lease, Refusal> {
-        let (snapshot, row) = self
-            .store
+    /// A workload's row, and everything else as it stood at that moment.
+    async fn named(&self, name: String) -> Result<(Snapshot, WorkloadRow), Refusal> {
+        self.store
             .transact(move |tx| {
                 let row = state::workload_named(tx, &name)?;
-                Ok::<_, Refusal>((snapshot(tx)?, row))
+                Ok((snapshot(tx)?, row))
             })
-            .await?;
+            .await
+    }
+
+    async fn lease(&self, name: String) -> Result<Lease, Refusal> {
+        let (snapshot, row) = self.named(name).await?;
         let hide = [self.directories.runtime.path(), self.directories.state.path()]
             .map(|path| path.display().to_string())
             .to_vec();

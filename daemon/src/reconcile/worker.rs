@@ -18,12 +18,13 @@ use tokio::sync::oneshot;
 
 use super::apply::{Applier, Outcome};
 use super::observed::Observed;
+use crate::causes::chain;
 use crate::state::{Store, snapshot};
 use crate::wiring::datapath_link::{AskError, DatapathLink, Unasked};
 use crate::wiring::datapath_process::{DatapathSource, Origin};
 use crate::wiring::link::Link;
 use crate::wiring::listeners::Listeners;
-use crate::wiring::namespaces::{Namespaces, chain};
+use crate::wiring::namespaces::Namespaces;
 
 /// First and longest pause between two attempts at the same thing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -22,6 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::link::{Link, LinkError};
 use super::name_service::Names;
+use crate::causes::chain;
 
 /// A control that does not read for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
@@ -244,16 +245,4 @@ fn hello(protocol: u32, version: &str) -> Answer {
 fn is_own_user(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream)
         .is_ok_and(|peer| peer.uid == rustix::process::getuid())
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -11,7 +11,7 @@ pub mod names;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use self::destination::{Destination, judge};
-use self::flow::echo::{EchoFlows, send_fragmented};
+use self::flow::echo::{EchoFlows, send_reply};
 use self::flow::tcp::{Target, TcpFlows};
 use self::flow::udp::{Outgoing, UdpFlows};
 use self::flow::{FlowContext, FlowKey};
@@ -357,15 +357,8 @@ impl<H: Host> Gateway<H> {
         }
         let message = &packet[ip.header_len..];
         if ip.destination == cx.network.spec.gateway {
-            let reply = echo_reply(
-                ip.destination,
-                ip.source,
-                64,
-                header.identifier,
-                header.sequence,
-                &message[ICMP_LEN..],
-            );
-            return send_fragmented(&mut cx.flow, &reply);
+            let reply = echo_reply(header.identifier, header.sequence, &message[ICMP_LEN..]);
+            return send_reply(&mut cx.flow, ip.destination, ip.source, header.sequence, &reply);
         }
         let host = &mut *cx.flow.host;
         let allowed =

@@ -28,13 +28,13 @@ pub struct ToGuest<'a, P> {
 impl<P: Port> ToGuest<'_, P> {
     /// Sends a finished IPv4 packet.
     pub fn send_ip(&mut self, packet: &[u8]) -> Transmit {
-        self.send_ip_parts(&[packet])
+        self.send_ip_parts(packet, &[])
     }
 
-    /// Sends a finished IPv4 packet that lies in pieces.
-    pub fn send_ip_parts(&mut self, parts: &[&[u8]]) -> Transmit {
+    /// Sends a finished IPv4 packet that lies in pieces: its header, and what follows.
+    pub fn send_ip_parts(&mut self, header: &[u8], parts: &[&[u8]]) -> Transmit {
         let mut at = IP_OFFSET;
-        for part in parts {
+        for part in std::iter::once(&header).chain(parts) {
             self.scratch[at..at + part.len()].copy_from_slice(part);
             at += part.len();
         }

@@ -71,50 +71,38 @@ impl IcmpError {
             message[6..8].copy_from_slice(&mtu.to_be_bytes());
         }
         message.extend_from_slice(quote);
-        // Precedence "internetwork control", as RFC 1812 4.3.2.5 has it and Linux does.
-        packet(from, to, 0xc0, 64, message)
+        fill_checksum(&mut message);
+        let header = Ipv4Header {
+            source: from,
+            destination: to,
+            protocol: PROTOCOL_ICMP,
+            ttl: 64,
+            // Precedence "internetwork control", as RFC 1812 4.3.2.5 has it and Linux does.
+            traffic_class: 0xc0,
+            identification: 0,
+            fragment: 0,
+            payload_len: message.len(),
+        };
+        let mut packet = Vec::with_capacity(IPV4_LEN + message.len());
+        packet.extend_from_slice(&header.emit());
+        packet.append(&mut message);
+        packet
     }
 }
 
-/// An IPv4 packet around an ICMP message whose checksum field is zero.
-pub fn packet(
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    traffic_class: u8,
-    ttl: u8,
-    mut message: Vec<u8>,
-) -> Vec<u8> {
-    let sum = checksum::finish(checksum::add(0, &message));
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let header = Ipv4Header {
-        source: from,
-        destination: to,
-        protocol: PROTOCOL_ICMP,
-        ttl,
-        traffic_class,
-        identification: 0,
-        fragment: 0,
-        payload_len: message.len(),
-    };
-    let mut packet = Vec::with_capacity(IPV4_LEN + message.len());
-    packet.extend_from_slice(&header.emit());
-    packet.append(&mut message);
-    packet
-}
-
-/// An echo reply (RFC 792) from `from`, with the request's identifier, sequence and data.
-pub fn echo_reply(
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    ttl: u8,
-    identifier: u16,
-    sequence: u16,
-    data: &[u8],
-) -> Vec<u8> {
+/// An echo reply (RFC 792) with the request's identifier, sequence and data.
+pub fn echo_reply(identifier: u16, sequence: u16, data: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(ICMP_LEN + data.len());
     message.extend_from_slice(&[ECHO_REPLY, 0, 0, 0]);
     message.extend_from_slice(&identifier.to_be_bytes());
     message.extend_from_slice(&sequence.to_be_bytes());
     message.extend_from_slice(data);
-    packet(from, to, 0, ttl, message)
+    fill_checksum(&mut message);
+    message
+}
+
+/// Makes the checksum of a message whose field is zero.
+fn fill_checksum(message: &mut [u8]) {
+    let sum = checksum::finish(checksum::add(0, message));
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
 }

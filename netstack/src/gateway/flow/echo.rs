@@ -7,16 +7,15 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use slab::Slab;
-
-use super::idle_queue::IdleQueue;
-use super::{FlowContext, FlowIndex, FlowKey};
+use super::datagram_table::{Bounds, DatagramTable, Room};
+use super::{FlowContext, FlowKey};
 use crate::counters::DropReason;
-use crate::host::{Datagram, Host, Token, TokenKind};
+use crate::host::{Datagram, Host, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
-use crate::wire::icmp::{ECHO_REPLY, ICMP_LEN, IcmpError, IcmpHeader, echo_reply};
-use crate::wire::{be16, icmp};
+use crate::wire::be16;
+use crate::wire::icmp::{ECHO_REPLY, ICMP_LEN, IcmpError, IcmpHeader, PROTOCOL_ICMP, echo_reply};
+use crate::wire::ipv4::Ipv4Header;
 
 /// Flows of one port at once.
 pub const MAX_FLOWS: usize = 256;
@@ -24,39 +23,33 @@ pub const MAX_FLOWS: usize = 256;
 pub const LIFETIME: Duration = Duration::from_secs(60);
 const MAX_BURST: usize = 64;
 
-/// The echo flows of one port.
-pub struct EchoFlows<D> {
-    index: FlowIndex,
-    flows: Slab<Flow<D>>,
-    idle: IdleQueue,
-}
+const BOUNDS: Bounds = Bounds { kind: TokenKind::Echo, flows: MAX_FLOWS, lifetime: LIFETIME };
 
-struct Flow<D> {
-    key: FlowKey,
-    socket: D,
-    heard: Instant,
+/// The echo flows of one port; each keeps its ping socket.
+pub struct EchoFlows<D> {
+    table: DatagramTable<D>,
 }
 
 impl<D> Default for EchoFlows<D> {
     fn default() -> Self {
-        Self { index: FlowIndex::default(), flows: Slab::new(), idle: IdleQueue::default() }
+        Self { table: DatagramTable::new(BOUNDS) }
     }
 }
 
 impl<D: Datagram> EchoFlows<D> {
     /// Flows now.
     pub fn len(&self) -> usize {
-        self.flows.len()
+        self.table.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.table.len() == 0
     }
 
     /// Whether the guest has such a flow already.
     pub fn contains(&self, guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> bool {
-        self.index.get(&key(guest, identifier, to)).is_some()
+        self.table.find(&key(guest, identifier, to)).is_some()
     }
 
     /// Sends a guest's echo request out. `packet` is the IP packet, `message` the ICMP message in it.
@@ -70,7 +63,7 @@ impl<D: Datagram> EchoFlows<D> {
         message: &[u8],
     ) {
         let key = key(guest, header.identifier, to);
-        let index = match self.index.get(&key) {
+        let index = match self.table.find(&key) {
             Some(index) => index,
             None => match self.open(cx, key) {
                 Ok(index) => index,
@@ -87,9 +80,9 @@ impl<D: Datagram> EchoFlows<D> {
                 }
             },
         };
-        let flow = &mut self.flows[index];
-        flow.heard = cx.now;
-        if flow.socket.send(message).is_err() {
+        let entry = self.table.get_mut(index).expect("it was found or opened");
+        entry.heard = cx.now;
+        if entry.flow.send(message).is_err() {
             cx.to_guest.counters.drop(DropReason::HostSend);
         }
     }
@@ -99,27 +92,10 @@ impl<D: Datagram> EchoFlows<D> {
         cx: &mut FlowContext<'_, P, H>,
         key: FlowKey,
     ) -> io::Result<usize> {
-        if self.flows.len() >= MAX_FLOWS {
-            let flows = &self.flows;
-            let oldest = self.idle.pop_oldest(|index| flows.get(index).map(|flow| flow.heard));
-            if let Some(index) = oldest.filter(|index| self.flows.contains(*index)) {
-                cx.to_guest.counters.drop(DropReason::IcmpBudget);
-                let flow = self.flows.remove(index);
-                self.index.remove(&flow.key);
-            }
+        if self.table.make_room() == Room::WasMade {
+            cx.to_guest.counters.drop(DropReason::IcmpBudget);
         }
-        let entry = self.flows.vacant_entry();
-        let index = entry.key();
-        let token = Token {
-            port: cx.slot,
-            kind: TokenKind::Echo,
-            index: u32::try_from(index).expect("a port has at most 256 flows"),
-        };
-        let socket = cx.host.open_echo(*key.remote.ip(), token)?;
-        entry.insert(Flow { key, socket, heard: cx.now });
-        self.index.insert(key, index);
-        self.idle.push(cx.now, index);
-        Ok(index)
+        self.table.insert(cx.now, cx.slot, key, |token| cx.host.open_echo(*key.remote.ip(), token))
     }
 
     /// A host socket became readable: replies go to the guest under the guest's own identifier.
@@ -130,19 +106,14 @@ impl<D: Datagram> EchoFlows<D> {
         buffer: &mut [u8],
     ) -> bool {
         for _ in 0..MAX_BURST {
-            let Some(flow) = self.flows.get_mut(index) else { return false };
-            match flow.socket.receive(buffer) {
+            let Some(entry) = self.table.get_mut(index) else { return false };
+            match entry.flow.receive(buffer) {
                 Ok(len) if len >= ICMP_LEN && buffer[0] == ECHO_REPLY => {
-                    flow.heard = cx.now;
-                    let reply = echo_reply(
-                        *flow.key.remote.ip(),
-                        *flow.key.guest.ip(),
-                        64,
-                        flow.key.guest.port(),
-                        be16(buffer, 6),
-                        &buffer[ICMP_LEN..len],
-                    );
-                    send_fragmented(cx, &reply);
+                    entry.heard = cx.now;
+                    let FlowKey { guest, remote } = entry.key;
+                    let (sequence, data) = (be16(buffer, 6), &buffer[ICMP_LEN..len]);
+                    let reply = echo_reply(guest.port(), sequence, data);
+                    send_reply(cx, *remote.ip(), *guest.ip(), sequence, &reply);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -154,20 +125,12 @@ impl<D: Datagram> EchoFlows<D> {
 
     /// Closes the flows that were silent for [`LIFETIME`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        let flows = &mut self.flows;
-        loop {
-            let expired = self
-                .idle
-                .pop_expired(now, LIFETIME, |index| flows.get(index).map(|flow| flow.heard));
-            let Some(index) = expired else { return };
-            let flow = flows.remove(index);
-            self.index.remove(&flow.key);
-        }
+        self.table.handle_timeout(now);
     }
 
     /// When [`EchoFlows::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.idle.poll_timeout(LIFETIME)
+        self.table.poll_timeout()
     }
 }
 
@@ -175,29 +138,23 @@ fn key(guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> FlowKey {
     FlowKey { guest: SocketAddrV4::new(guest, identifier), remote: SocketAddrV4::new(to, 0) }
 }
 
-/// Sends an IP packet without options to the guest, in fragments when it is larger than the MTU.
-pub fn send_fragmented<P: Port, H>(cx: &mut FlowContext<'_, P, H>, packet: &[u8]) {
-    use crate::wire::ipv4::{IPV4_LEN, Ipv4Header, MORE_FRAGMENTS};
-    if packet.len() <= usize::from(cx.mtu) {
-        cx.to_guest.send_ip(packet);
-        return;
-    }
-    let ip = |at: usize| Ipv4Addr::from_octets(packet[at..at + 4].try_into().expect("four bytes"));
-    let room = (usize::from(cx.mtu) - IPV4_LEN) & !7;
-    let payload = &packet[IPV4_LEN..];
-    for (at, piece) in payload.chunks(room).enumerate().map(|(nth, piece)| (nth * room, piece)) {
-        let more = if at + piece.len() < payload.len() { MORE_FRAGMENTS } else { 0 };
-        let header = Ipv4Header {
-            source: ip(12),
-            destination: ip(16),
-            protocol: icmp::PROTOCOL_ICMP,
-            ttl: packet[8],
-            traffic_class: packet[1],
-            // The sequence number of the echo tells its fragments from those of the next.
-            identification: be16(packet, IPV4_LEN + 6),
-            fragment: more | u16::try_from(at / 8).expect("packets are below 64 KiB"),
-            payload_len: piece.len(),
-        };
-        cx.to_guest.send_ip_parts(&[&header.emit(), piece]);
-    }
+/// Sends an echo reply to the guest. Its sequence number tells its fragments from those of the next.
+pub fn send_reply<P: Port, H>(
+    cx: &mut FlowContext<'_, P, H>,
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    sequence: u16,
+    message: &[u8],
+) {
+    let header = Ipv4Header {
+        source: from,
+        destination: to,
+        protocol: PROTOCOL_ICMP,
+        ttl: 64,
+        traffic_class: 0,
+        identification: 0,
+        fragment: 0,
+        payload_len: 0,
+    };
+    cx.send_packet(header, sequence, &[message]);
 }

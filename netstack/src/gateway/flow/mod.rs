@@ -3,19 +3,23 @@
 //! Every flow belongs to the port whose guest speaks it. A flow is found by its [`FlowKey`] and
 //! addressed by its index, which is also in the token of its host socket.
 
+mod datagram_table;
 pub mod echo;
 pub mod idle_queue;
 mod ring_memory;
 pub mod tcp;
 pub mod tcp_endpoint;
+mod tcp_flow;
 pub mod tcp_guard;
 pub mod udp;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::port::Port;
 use crate::port::to_guest::ToGuest;
 use crate::time::Instant;
+use crate::wire::ipv4::{IPV4_LEN, Ipv4Header, MORE_FRAGMENTS};
 
 /// The two ends of a flow, as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,4 +65,27 @@ pub struct FlowContext<'a, P, H> {
     pub mtu: u16,
     /// The port's slot, for tokens.
     pub slot: u16,
+}
+
+impl<P: Port, H> FlowContext<'_, P, H> {
+    /// Sends an IP packet to the guest: with `header` as it is where the whole fits the MTU, else in
+    /// fragments under `identification`.
+    pub fn send_packet(&mut self, header: Ipv4Header, identification: u16, parts: &[&[u8]]) {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut header = Ipv4Header { payload_len: len, ..header };
+        let room = usize::from(self.mtu) - IPV4_LEN;
+        if len <= room {
+            self.to_guest.send_ip_parts(&header.emit(), parts);
+            return;
+        }
+        let whole = parts.concat();
+        let room = room & !7;
+        header.identification = identification;
+        for (at, piece) in whole.chunks(room).enumerate().map(|(nth, piece)| (nth * room, piece)) {
+            let more = if at + piece.len() < whole.len() { MORE_FRAGMENTS } else { 0 };
+            header.fragment = more | u16::try_from(at / 8).expect("packets are below 64 KiB");
+            header.payload_len = piece.len();
+            self.to_guest.send_ip_parts(&header.emit(), &[piece]);
+        }
+    }
 }

@@ -15,13 +15,13 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use slab::Slab;
-use smoltcp::socket::tcp::State;
 
 use super::idle_queue::IdleQueue;
-use super::tcp_endpoint::{Endpoint, Flush, TcpStack};
+use super::tcp_endpoint::{Endpoint, TcpStack};
+use super::tcp_flow::{End, Flow, Stage, TRIM_DELAY, Verdict};
 use super::{FlowContext, FlowIndex, FlowKey};
 use crate::counters::DropReason;
-use crate::gateway::names::{Conversation, IDLE_LIFETIME};
+use crate::gateway::names::Conversation;
 use crate::host::{Host, Readiness, Stream, Token, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
@@ -34,24 +34,12 @@ pub const MAX_FLOWS: usize = 4096;
 pub const MAX_HALF_OPEN: usize = 256;
 /// Bytes in all rings of one port.
 pub const MAX_BUFFERED: usize = 64 << 20;
-/// How long a connection may take to become established towards the guest.
-const SYN_LIFETIME: Duration = Duration::from_secs(10);
 /// How long a host connect may take; Linux gives up after about two minutes itself.
 const CONNECT_LIFETIME: Duration = Duration::from_secs(130);
-/// How long our FIN, or data behind it, may stay unacknowledged.
-const FIN_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a half-closed connection may be silent (RFC 5382 REQ-5: at least four minutes).
-const HALF_CLOSED_LIFETIME: Duration = Duration::from_secs(240);
-/// How long data may stay unacknowledged, zero windows included (RFC 1122 4.2.3.5 R2; Linux: 15 minutes).
-const UNACKNOWLEDGED_LIFETIME: Duration = Duration::from_secs(900);
 /// Least time between two services of a flow by timer: smoltcp may ask to be polled in the past for ever.
 const LEAST_DELAY: Duration = Duration::from_millis(1);
 /// How long an end waits that smoltcp has forgotten to repeat.
 const REPEAT_END: Duration = Duration::from_secs(1);
-/// How long a drained flow keeps its pages.
-const TRIM_DELAY: Duration = Duration::from_secs(2);
-/// Most bytes taken from a host socket in one service, so that one flow cannot hold the worker.
-const MAX_TURN: usize = 4 << 20;
 
 /// The TCP flows of one port.
 pub struct TcpFlows<S> {
@@ -69,42 +57,6 @@ pub struct TcpFlows<S> {
     next_local_port: u16,
     next_conversation: u64,
     conversations: usize,
-}
-
-struct Flow<S> {
-    key: FlowKey,
-    stage: Stage<S>,
-    /// Readiness of the host socket as far as we know.
-    readable: bool,
-    writable: bool,
-    /// Whether the host has finished sending.
-    host_finished: bool,
-    /// Whether the guest's end was passed on to the host.
-    guest_finished: bool,
-    half_open: bool,
-    dirty: bool,
-    /// Bytes charged to the port's budget.
-    charged: usize,
-    opened: Instant,
-    /// Last segment from the guest.
-    heard: Instant,
-    /// When our end is sent once more.
-    repeat_end: Option<Instant>,
-    deadline: Option<Instant>,
-    queued: Option<Instant>,
-}
-
-// A joined flow is the common case; boxing it would cost an allocation and a cache line each.
-#[allow(clippy::large_enum_variant)]
-enum Stage<S> {
-    /// The host connects; the guest's SYN waits.
-    Connecting { stream: S, syn: Vec<u8> },
-    /// Both sides exist.
-    Joined { endpoint: Endpoint, stream: S },
-    /// The guest speaks with the name service.
-    Names { endpoint: Endpoint, conversation: Conversation },
-    /// Taken apart; only while being served.
-    Gone,
 }
 
 /// Where a new flow of a guest goes.
@@ -390,7 +342,8 @@ impl<S: Stream> TcpFlows<S> {
         }
         if self.buffered < MAX_BUFFERED {
             for index in std::mem::take(&mut self.starved) {
-                if self.flows.contains(index) {
+                if let Some(flow) = self.flows.get_mut(index) {
+                    flow.starved = false;
                     self.mark(index);
                 }
             }
@@ -509,7 +462,8 @@ impl<S: Stream> TcpFlows<S> {
         let starved = over_budget && flow.readable && !flow.host_finished;
         if verdict == Verdict::Again {
             self.mark(index);
-        } else if starved && !self.starved.contains(&index) {
+        } else if starved && !flow.starved {
+            flow.starved = true;
             self.starved.push(index);
         }
         self.set_deadline(cx.now, index);
@@ -609,200 +563,6 @@ pub enum ForwardSource {
     Client(SocketAddrV4),
     /// The gateway's, with a free port.
     Gateway(std::net::Ipv4Addr),
-}
-
-/// How the host's side of a flow ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Orderly,
-    Reset,
-}
-
-impl End {
-    fn apply<S: Stream>(self, stream: S) {
-        match self {
-            Self::Orderly => drop(stream),
-            Self::Reset => stream.reset(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Wait for the next event.
-    Live,
-    /// The turn was over before the work was.
-    Again,
-    /// Nothing is left to do.
-    End(End),
-}
-
-impl<S> Stage<S> {
-    fn endpoint(&self) -> Option<&Endpoint> {
-        match self {
-            Self::Joined { endpoint, .. } | Self::Names { endpoint, .. } => Some(endpoint),
-            Self::Connecting { .. } | Self::Gone => None,
-        }
-    }
-}
-
-impl<S: Stream> Flow<S> {
-    fn new(key: FlowKey, stage: Stage<S>, now: Instant) -> Self {
-        Self {
-            key,
-            stage,
-            readable: false,
-            writable: false,
-            host_finished: false,
-            guest_finished: false,
-            half_open: true,
-            dirty: false,
-            charged: 0,
-            opened: now,
-            heard: now,
-            repeat_end: None,
-            deadline: None,
-            queued: None,
-        }
-    }
-
-    fn is_established(&self) -> bool {
-        self.stage.endpoint().is_some_and(|endpoint| {
-            !matches!(endpoint.state(), State::Listen | State::SynSent | State::SynReceived)
-        })
-    }
-
-    /// When the flow is given up unless the guest is heard.
-    fn lifetime_end(&self) -> Option<Instant> {
-        let endpoint = self.stage.endpoint()?;
-        if let Stage::Names { conversation, .. } = &self.stage
-            && conversation.pending == 0
-        {
-            return Some(conversation.active + IDLE_LIFETIME);
-        }
-        match endpoint.state() {
-            State::Listen | State::SynSent | State::SynReceived => Some(self.opened + SYN_LIFETIME),
-            State::FinWait1 | State::Closing | State::LastAck => Some(self.heard + FIN_LIFETIME),
-            State::FinWait2 => Some(self.heard + HALF_CLOSED_LIFETIME),
-            _ if endpoint.unacknowledged() > 0 => Some(self.heard + UNACKNOWLEDGED_LIFETIME),
-            _ => None,
-        }
-    }
-
-    /// Moves bytes both ways, passes ends on, and sends what the guest is to see.
-    fn splice<P: Port, H: Host<Stream = S>>(
-        &mut self,
-        stack: &mut TcpStack,
-        cx: &mut FlowContext<'_, P, H>,
-        over_budget: bool,
-    ) -> Verdict {
-        let Stage::Joined { endpoint, stream } = &mut self.stage else {
-            unreachable!("the caller saw the stage");
-        };
-        if endpoint.was_reset() {
-            return Verdict::End(End::Reset);
-        }
-        let mut failed = false;
-        while self.writable && endpoint.readable() > 0 {
-            match endpoint.read(|bytes| took(stream.send(bytes))) {
-                Some(Progress::Some(_)) => {}
-                Some(Progress::Blocked) => self.writable = false,
-                Some(Progress::End | Progress::Failed) | None => {
-                    failed = true;
-                    break;
-                }
-            }
-        }
-        if !self.guest_finished && endpoint.is_finished_by_guest() {
-            stream.finish();
-            self.guest_finished = true;
-        }
-        let mut turn = 0;
-        while self.readable && !self.host_finished && !over_budget && endpoint.is_writable() {
-            match endpoint.write(|bytes| took(stream.receive(bytes))) {
-                Some(Progress::Some(len)) => turn += len,
-                Some(Progress::Blocked) => self.readable = false,
-                Some(Progress::End) => {
-                    self.host_finished = true;
-                    endpoint.finish();
-                }
-                Some(Progress::Failed) | None => {
-                    failed = true;
-                    break;
-                }
-            }
-            if turn >= MAX_TURN {
-                break;
-            }
-        }
-        if failed {
-            endpoint.abort();
-            endpoint.flush(stack, cx.now, &mut cx.to_guest);
-            return Verdict::End(End::Reset);
-        }
-        let verdict = self.serve_endpoint(stack, cx);
-        if verdict == Verdict::Live && turn >= MAX_TURN { Verdict::Again } else { verdict }
-    }
-
-    /// Sends what the guest is to see, and judges whether the flow is over.
-    fn serve_endpoint<P: Port, H: Host<Stream = S>>(
-        &mut self,
-        stack: &mut TcpStack,
-        cx: &mut FlowContext<'_, P, H>,
-    ) -> Verdict {
-        let expired = self.lifetime_end().is_some_and(|end| end <= cx.now);
-        let trim_due = self.heard + TRIM_DELAY <= cx.now;
-        let (Stage::Joined { endpoint, .. } | Stage::Names { endpoint, .. }) = &mut self.stage
-        else {
-            unreachable!("the caller saw the stage");
-        };
-        if expired {
-            endpoint.abort();
-        }
-        let flush = endpoint.flush(stack, cx.now, &mut cx.to_guest);
-        if self.repeat_end.is_some_and(|at| at <= cx.now) && endpoint.waits_for_end() {
-            endpoint.repeat_end(&mut cx.to_guest);
-            self.repeat_end = None;
-        }
-        if expired || endpoint.was_reset() {
-            return Verdict::End(End::Reset);
-        }
-        if trim_due {
-            endpoint.trim();
-        }
-        let drained = endpoint.readable() == 0;
-        match endpoint.state() {
-            // A reset in SYN-RECEIVED puts smoltcp's socket back into LISTEN.
-            State::Listen => Verdict::End(End::Reset),
-            State::Closed | State::TimeWait if drained => {
-                let orderly = matches!(self.stage, Stage::Names { .. })
-                    || (self.guest_finished && self.host_finished);
-                Verdict::End(if orderly { End::Orderly } else { End::Reset })
-            }
-            _ if flush == Flush::More => Verdict::Again,
-            _ => Verdict::Live,
-        }
-    }
-}
-
-enum Progress {
-    Some(usize),
-    Blocked,
-    End,
-    Failed,
-}
-
-/// An I/O result as bytes moved and what that means.
-fn took(result: io::Result<usize>) -> (usize, Progress) {
-    match result {
-        Ok(0) => (0, Progress::End),
-        Ok(len) => (len, Progress::Some(len)),
-        Err(error) => match error.kind() {
-            io::ErrorKind::WouldBlock => (0, Progress::Blocked),
-            io::ErrorKind::Interrupted => (0, Progress::Some(0)),
-            _ => (0, Progress::Failed),
-        },
-    }
 }
 
 fn token(slot: u16, index: usize) -> Token {

@@ -7,22 +7,21 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use slab::Slab;
-
-use super::idle_queue::IdleQueue;
-use super::{FlowContext, FlowIndex, FlowKey};
+use super::datagram_table::{Bounds, DatagramTable, Room};
+use super::{FlowContext, FlowKey};
 use crate::counters::DropReason;
-use crate::host::{Datagram, Fragmentation, Host, Token, TokenKind};
+use crate::host::{Datagram, Fragmentation, Host, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::icmp::IcmpError;
-use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_LEN, Ipv4Header, MORE_FRAGMENTS};
+use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_LEN, Ipv4Header};
 use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN, emit_header};
 
 /// Flows of one port at once.
 pub const MAX_FLOWS: usize = 4096;
 /// How long a silent flow lives (RFC 4787 REQ-5 recommends five minutes).
 pub const LIFETIME: Duration = Duration::from_secs(300);
+const BOUNDS: Bounds = Bounds { kind: TokenKind::Udp, flows: MAX_FLOWS, lifetime: LIFETIME };
 /// Datagrams read from one socket in one go.
 const MAX_BURST: usize = 64;
 /// Bytes of a datagram quoted in an ICMP error: its IP and UDP header.
@@ -30,16 +29,12 @@ const QUOTE_LEN: usize = IPV4_LEN + UDP_LEN;
 
 /// The UDP flows of one port.
 pub struct UdpFlows<D> {
-    index: FlowIndex,
-    flows: Slab<Flow<D>>,
-    idle: IdleQueue,
+    table: DatagramTable<Flow<D>>,
     identification: u16,
 }
 
 struct Flow<D> {
-    key: FlowKey,
     socket: D,
-    heard: Instant,
     fragmentation: Option<Fragmentation>,
     quote: [u8; QUOTE_LEN],
 }
@@ -61,26 +56,24 @@ impl<D: Datagram> UdpFlows<D> {
     /// No flows yet; `seed` starts the identification of fragments.
     pub fn new(seed: u64) -> Self {
         Self {
-            index: FlowIndex::default(),
-            flows: Slab::new(),
-            idle: IdleQueue::default(),
+            table: DatagramTable::new(BOUNDS),
             identification: u16::try_from(seed & 0xffff).expect("sixteen bits"),
         }
     }
 
     /// Flows now.
     pub fn len(&self) -> usize {
-        self.flows.len()
+        self.table.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.table.len() == 0
     }
 
     /// Whether a flow with that key exists.
     pub fn contains(&self, key: &FlowKey) -> bool {
-        self.index.get(key).is_some()
+        self.table.find(key).is_some()
     }
 
     /// Sends a guest's datagram out, on a flow that exists or, towards `to`, on a new one.
@@ -91,7 +84,7 @@ impl<D: Datagram> UdpFlows<D> {
         to: SocketAddr,
         outgoing: Outgoing<'_>,
     ) {
-        let index = match self.index.get(&key) {
+        let index = match self.table.find(&key) {
             Some(index) => index,
             None => match self.open(cx, key, to) {
                 Ok(index) => index,
@@ -101,8 +94,9 @@ impl<D: Datagram> UdpFlows<D> {
                 }
             },
         };
-        let flow = &mut self.flows[index];
-        flow.heard = cx.now;
+        let entry = self.table.get_mut(index).expect("it was found or opened");
+        entry.heard = cx.now;
+        let flow = &mut entry.flow;
         flow.remember(outgoing.packet, outgoing.payload);
         if flow.fragmentation != Some(outgoing.fragmentation) {
             flow.socket.set_fragmentation(outgoing.fragmentation);
@@ -125,39 +119,18 @@ impl<D: Datagram> UdpFlows<D> {
         key: FlowKey,
         to: SocketAddr,
     ) -> io::Result<usize> {
-        if self.flows.len() >= MAX_FLOWS && self.evict_oldest() {
+        if self.table.make_room() == Room::WasMade {
             cx.to_guest.counters.drop(DropReason::UdpBudget);
         }
-        let entry = self.flows.vacant_entry();
-        let index = entry.key();
-        let token = Token {
-            port: cx.slot,
-            kind: TokenKind::Udp,
-            index: u32::try_from(index).expect("a port has at most 4096 flows"),
-        };
-        let socket = cx.host.open_udp(to, token)?;
-        entry.insert(Flow {
-            key,
-            socket,
-            heard: cx.now,
-            fragmentation: None,
-            quote: [0; QUOTE_LEN],
-        });
-        self.index.insert(key, index);
-        self.idle.push(cx.now, index);
-        Ok(index)
+        self.table.insert(cx.now, cx.slot, key, |token| {
+            let socket = cx.host.open_udp(to, token)?;
+            Ok(Flow { socket, fragmentation: None, quote: [0; QUOTE_LEN] })
+        })
     }
 
     /// Closes the flow that was idle longest; false when there is none.
     pub fn evict_oldest(&mut self) -> bool {
-        let flows = &self.flows;
-        match self.idle.pop_oldest(|index| flows.get(index).map(|flow| flow.heard)) {
-            Some(index) => {
-                self.remove(index);
-                true
-            }
-            None => false,
-        }
+        self.table.evict_oldest()
     }
 
     /// A host socket became readable. `buffer` holds at least 65,535 bytes. Answers whether more waits.
@@ -168,18 +141,18 @@ impl<D: Datagram> UdpFlows<D> {
         buffer: &mut [u8],
     ) -> bool {
         for _ in 0..MAX_BURST {
-            let Some(flow) = self.flows.get_mut(index) else { return false };
-            match flow.socket.receive(buffer) {
+            let Some(entry) = self.table.get_mut(index) else { return false };
+            match entry.flow.socket.receive(buffer) {
                 Ok(len) => {
-                    flow.heard = cx.now;
-                    let key = flow.key;
+                    entry.heard = cx.now;
+                    let key = entry.key;
                     self.identification = self.identification.wrapping_add(1);
                     send_to_guest(cx, key.remote, key.guest, &buffer[..len], self.identification);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let quote = flow.quote;
+                    let quote = entry.flow.quote;
                     tell(cx, &error, None, &quote);
                 }
             }
@@ -189,25 +162,12 @@ impl<D: Datagram> UdpFlows<D> {
 
     /// Closes the flows that were silent for [`LIFETIME`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        let flows = &mut self.flows;
-        loop {
-            let expired = self
-                .idle
-                .pop_expired(now, LIFETIME, |index| flows.get(index).map(|flow| flow.heard));
-            let Some(index) = expired else { return };
-            let flow = flows.remove(index);
-            self.index.remove(&flow.key);
-        }
+        self.table.handle_timeout(now);
     }
 
     /// When [`UdpFlows::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.idle.poll_timeout(LIFETIME)
-    }
-
-    fn remove(&mut self, index: usize) {
-        let flow = self.flows.remove(index);
-        self.index.remove(&flow.key);
+        self.table.poll_timeout()
     }
 }
 
@@ -229,8 +189,7 @@ pub fn send_to_guest<P: Port, H>(
     payload: &[u8],
     identification: u16,
 ) {
-    let udp = emit_header(from, to, payload);
-    let mut header = Ipv4Header {
+    let header = Ipv4Header {
         source: *from.ip(),
         destination: *to.ip(),
         protocol: PROTOCOL_UDP,
@@ -238,23 +197,9 @@ pub fn send_to_guest<P: Port, H>(
         traffic_class: 0,
         identification: 0,
         fragment: DONT_FRAGMENT,
-        payload_len: UDP_LEN + payload.len(),
+        payload_len: 0,
     };
-    let room = usize::from(cx.mtu) - IPV4_LEN;
-    if header.payload_len <= room {
-        cx.to_guest.send_ip_parts(&[&header.emit(), &udp, payload]);
-        return;
-    }
-    let mut whole = udp.to_vec();
-    whole.extend_from_slice(payload);
-    let room = room & !7;
-    header.identification = identification;
-    for (at, piece) in whole.chunks(room).enumerate().map(|(nth, piece)| (nth * room, piece)) {
-        let more = if at + piece.len() < whole.len() { MORE_FRAGMENTS } else { 0 };
-        header.fragment = more | u16::try_from(at / 8).expect("datagrams are below 64 KiB");
-        header.payload_len = piece.len();
-        cx.to_guest.send_ip_parts(&[&header.emit(), piece]);
-    }
+    cx.send_packet(header, identification, &[&emit_header(from, to, payload), payload]);
 }
 
 /// Tells a guest what became of its datagram, where ICMP has a word for it.
