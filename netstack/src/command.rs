@@ -37,8 +37,8 @@ pub enum Command {
         /// The network; unknown ones are fine.
         network: NetworkId,
     },
-    /// Creates a port or replaces its definition. Brings one descriptor, the tap, when the port is new
-    /// or its tap was opened again; none when only the definition changed.
+    /// Creates a port or replaces its definition. Brings one descriptor, as [`Attachment`] says, when
+    /// the port is new or was opened again; none when only the definition changed.
     SetPort(PortSpec),
     /// Removes a port; its flows are reset, its forwards removed.
     RemovePort {
@@ -111,6 +111,18 @@ pub struct PortSpec {
     pub default_route: bool,
     /// What of the host's loopback the workload may reach at the gateway address.
     pub allow_host: Vec<HostOpening>,
+    /// How its frames come.
+    pub attachment: Attachment,
+}
+
+/// How a workload's frames come to its port; decides what the descriptor of [`Command::SetPort`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attachment {
+    /// A tap with virtio-net headers of twelve bytes.
+    Tap,
+    /// A listening unix socket, on which a virtual machine monitor speaks vhost-user.
+    VhostUser,
 }
 
 /// One opening from a workload to the host's loopback (`--allow-host 5432` or `53/udp`).

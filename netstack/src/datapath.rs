@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::command::{Command, ForwardSpec, Inventory, NetworkSpec, PortSpec};
 use crate::host::sys::SysListener;
 use crate::ids::{ForwardId, NetworkId, PortId};
-use crate::port::tap::Tap;
+use crate::port::Port;
 use crate::switch::directory::{Directory, Location};
 use crate::worker::WorkerCommand;
 use crate::worker::event_loop::WorkerHandle;
@@ -22,9 +22,24 @@ pub const MAX_RESOLVERS: usize = 8;
 /// Ports of one datapath at once.
 pub const MAX_PORTS: usize = 1024;
 
+/// Makes ports of the descriptors that control hands over.
+pub trait Attacher {
+    /// What it makes.
+    type Port: Port;
+
+    /// A port for `slot`, whose descriptors the worker has been told to watch. Called for a new port, and
+    /// when control has opened a port again.
+    fn attach(&mut self, spec: &PortSpec, slot: u16, descriptor: OwnedFd)
+    -> io::Result<Self::Port>;
+
+    /// A port has been removed.
+    fn detach(&mut self, port: PortId);
+}
+
 /// Networks, ports and forwards, and the worker that serves them.
-pub struct Datapath {
-    worker: WorkerHandle,
+pub struct Datapath<A: Attacher> {
+    worker: WorkerHandle<A::Port>,
+    attacher: A,
     networks: BTreeMap<NetworkId, NetworkSpec>,
     ports: BTreeMap<PortId, Placed>,
     forwards: BTreeMap<ForwardId, Published>,
@@ -80,11 +95,12 @@ pub enum CommandError {
     Descriptor(#[from] io::Error),
 }
 
-impl Datapath {
+impl<A: Attacher> Datapath<A> {
     /// A datapath with nothing in it.
-    pub fn new(worker: WorkerHandle) -> Self {
+    pub fn new(worker: WorkerHandle<A::Port>, attacher: A) -> Self {
         Self {
             worker,
+            attacher,
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
             forwards: BTreeMap::new(),
@@ -187,11 +203,7 @@ impl Datapath {
             return Err(CommandError::NoDescriptor);
         }
         let io = match descriptor {
-            Some(descriptor) => {
-                let tap = Tap::new(descriptor).map_err(io::Error::from)?;
-                self.worker.watch(&tap, slot)?;
-                Some(tap)
-            }
+            Some(descriptor) => Some(self.attacher.attach(&spec, slot, descriptor)?),
             None => None,
         };
         self.slots[usize::from(slot)] = Some(spec.id);
@@ -213,6 +225,7 @@ impl Datapath {
         let slot = self.ports.remove(&port)?.slot;
         self.slots[usize::from(slot)] = None;
         self.forwards.retain(|_, open| open.spec.port != port);
+        self.attacher.detach(port);
         Some(slot)
     }
 

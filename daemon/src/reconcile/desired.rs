@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use lichen_api::{Source, Transport as ApiTransport};
 use lichen_netstack::command::{
-    ForwardSpec, HostOpening, NetworkSpec, PortSpec, SourceRule, Transport,
+    Attachment, ForwardSpec, HostOpening, NetworkSpec, PortSpec, SourceRule, Transport,
 };
 use lichen_netstack::ids::MacAddr;
 
@@ -77,6 +77,7 @@ fn port(row: &WorkloadRow) -> PortSpec {
                 },
             })
             .collect(),
+        attachment: Attachment::Tap,
     }
 }
 

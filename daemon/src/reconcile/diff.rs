@@ -83,7 +83,7 @@ fn same_tap(present: &PortSpec, wanted: &PortSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lichen_netstack::command::{HostOpening, SourceRule, Transport};
+    use lichen_netstack::command::{Attachment, HostOpening, SourceRule, Transport};
     use lichen_netstack::ids::MacAddr;
 
     use super::*;
@@ -110,6 +110,7 @@ mod tests {
             address: std::net::Ipv4Addr::from_bits(0x0a58_0000 + id),
             default_route: true,
             allow_host: Vec::new(),
+            attachment: Attachment::Tap,
         }
     }
 

@@ -20,6 +20,7 @@ use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::attachments::Attachments;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
 use crate::causes::chain;
@@ -68,10 +69,10 @@ fn run() -> Result<(), RoleError> {
     let (worker, handle) =
         WorkerLoop::new(names, seed, descriptors.saturating_sub(RESERVED_DESCRIPTORS))
             .map_err(RoleError::Worker)?;
+    let datapath = Datapath::new(handle.clone(), Attachments::new(handle));
     let (events, told) = mpsc::channel();
     let (statistics, counted) = mpsc::channel();
-    let shared =
-        Arc::new(Shared { datapath: Mutex::new(Datapath::new(handle)), control: Mutex::new(None) });
+    let shared = Arc::new(Shared { datapath: Mutex::new(datapath), control: Mutex::new(None) });
     let for_events = Arc::clone(&shared);
     thread::spawn(move || for_events.forward_events(&told, &statistics));
     thread::spawn(move || shared.accept(&listener, &counted));
@@ -111,13 +112,13 @@ fn random() -> io::Result<u64> {
 
 /// What the threads share.
 struct Shared {
-    datapath: Mutex<Datapath>,
+    datapath: Mutex<Datapath<Attachments>>,
     /// Where events go; answers go the same way, so that messages never mix.
     control: Mutex<Option<Link>>,
 }
 
 impl Shared {
-    fn datapath(&self) -> MutexGuard<'_, Datapath> {
+    fn datapath(&self) -> MutexGuard<'_, Datapath<Attachments>> {
         self.datapath.lock().expect("no command panics half-way")
     }
 

@@ -1,5 +1,6 @@
 //! How the parts of the daemon are joined.
 
+pub mod attachments;
 pub mod datapath_link;
 pub mod datapath_process;
 pub mod datapath_role;

@@ -20,6 +20,10 @@ pub trait Port {
     /// Whether the next frame would be taken.
     fn has_room(&mut self) -> bool;
 
+    /// Ends a turn: what was taken and given since the last call is made known to the guest. Cheap when
+    /// nothing was.
+    fn flush(&mut self);
+
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;
 }

@@ -59,6 +59,10 @@ impl Port for Tap {
         true
     }
 
+    fn flush(&mut self) {
+        // Each call of the kernel has told it already.
+    }
+
     fn offloads(&self) -> Offloads {
         // UDP too: a kernel that hands out such frames (6.2) takes them as well, and others hand out none.
         Offloads::ChecksumTcpAndUdp

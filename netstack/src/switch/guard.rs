@@ -57,6 +57,7 @@ fn is_martian(source: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Attachment;
     use crate::ids::{NetworkId, PortId};
     use crate::wire::headers::Transport;
 
@@ -70,6 +71,7 @@ mod tests {
             address: Ipv4Addr::new(10, 88, 0, 2),
             default_route: true,
             allow_host: vec![],
+            attachment: Attachment::Tap,
         }
     }
 

@@ -9,7 +9,7 @@ use super::host::World;
 use super::names::Echo;
 use super::wire::Wire;
 use crate::command::{
-    Event, ForwardSpec, HostOpening, NetworkSpec, PortSpec, PortStatistics, SourceRule,
+    Attachment, Event, ForwardSpec, HostOpening, NetworkSpec, PortSpec, PortStatistics, SourceRule,
 };
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Offloads;
@@ -88,6 +88,7 @@ impl Lab {
             address,
             default_route: true,
             allow_host: vec![],
+            attachment: Attachment::Tap,
         };
         let wire = Wire::new(offloads, ROOM);
         self.ports.push((spec.clone(), wire.clone()));

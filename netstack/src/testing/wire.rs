@@ -14,10 +14,18 @@ pub struct Wire(Rc<RefCell<State>>);
 struct State {
     from_guest: VecDeque<Vec<u8>>,
     to_guest: VecDeque<Vec<u8>>,
+    /// Frames that the guest has not been told of: it sees none that nobody flushes.
+    unflushed: VecDeque<Vec<u8>>,
     room: usize,
     offloads: Offloads,
     gone: bool,
     sabotaged: bool,
+}
+
+impl State {
+    fn held(&self) -> usize {
+        self.to_guest.len() + self.unflushed.len()
+    }
 }
 
 impl Wire {
@@ -26,6 +34,7 @@ impl Wire {
         Self(Rc::new(RefCell::new(State {
             from_guest: VecDeque::new(),
             to_guest: VecDeque::new(),
+            unflushed: VecDeque::new(),
             room,
             offloads,
             gone: false,
@@ -84,17 +93,23 @@ impl Port for Wire {
         let mut state = self.0.borrow_mut();
         if state.gone {
             Transmit::Gone
-        } else if state.to_guest.len() >= state.room {
+        } else if state.held() >= state.room {
             Transmit::Full
         } else {
-            state.to_guest.push_back(frame.to_vec());
+            state.unflushed.push_back(frame.to_vec());
             Transmit::Sent
         }
     }
 
     fn has_room(&mut self) -> bool {
         let state = self.0.borrow();
-        state.to_guest.len() < state.room
+        state.held() < state.room
+    }
+
+    fn flush(&mut self) {
+        let mut state = self.0.borrow_mut();
+        let State { to_guest, unflushed, .. } = &mut *state;
+        to_guest.append(unflushed);
     }
 
     fn offloads(&self) -> Offloads {

@@ -1,7 +1,7 @@
 //! Drives a [`Worker`] with real time, real sockets and epoll.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -12,49 +12,61 @@ use super::{Worker, WorkerCommand, WorkerEvent};
 use crate::gateway::names::NameService;
 use crate::host::sys::{SysHost, SysListener};
 use crate::host::{Readiness, Token, TokenKind};
-use crate::port::tap::Tap;
+use crate::port::Port;
 use crate::time::Instant;
 
 /// Events taken from epoll at once.
 const MAX_EVENTS: usize = 256;
 
 /// The control thread's end of a running worker.
-pub struct WorkerHandle {
-    commands: mpsc::Sender<WorkerCommand<Tap, SysListener>>,
+pub struct WorkerHandle<P> {
+    commands: mpsc::Sender<WorkerCommand<P, SysListener>>,
     wake: Arc<OwnedFd>,
     poller: Arc<OwnedFd>,
 }
 
-impl WorkerHandle {
-    /// Gives the worker a command. A tap's descriptor must have been [watched](Self::watch) before.
-    pub fn send(&self, command: WorkerCommand<Tap, SysListener>) {
+impl<P> Clone for WorkerHandle<P> {
+    fn clone(&self) -> Self {
+        Self {
+            commands: self.commands.clone(),
+            wake: Arc::clone(&self.wake),
+            poller: Arc::clone(&self.poller),
+        }
+    }
+}
+
+impl<P> WorkerHandle<P> {
+    /// Gives the worker a command. The descriptors of a port must have been [watched](Self::watch) before.
+    pub fn send(&self, command: WorkerCommand<P, SysListener>) {
         // A worker that has ended takes no commands, and its end is noticed by who joined it.
         if self.commands.send(command).is_ok() {
             let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
         }
     }
 
-    /// Lets the worker hear of frames on a tap that will be put into `slot`.
-    pub fn watch(&self, tap: &Tap, slot: u16) -> io::Result<()> {
+    /// Lets the worker hear when `frames` becomes readable (each time anew), which belongs to a port that
+    /// will be put into `slot`. Closing the descriptor ends it.
+    pub fn watch(&self, frames: BorrowedFd<'_>, slot: u16) -> io::Result<()> {
         let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
         let data = epoll::EventData::new_u64(token.to_bits());
-        Ok(epoll::add(&*self.poller, tap.as_fd(), data, epoll::EventFlags::IN)?)
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        Ok(epoll::add(&*self.poller, frames, data, flags)?)
     }
 }
 
 /// A worker about to run.
-pub struct WorkerLoop<N> {
-    worker: Worker<Tap, SysHost, N>,
-    commands: mpsc::Receiver<WorkerCommand<Tap, SysListener>>,
+pub struct WorkerLoop<P: Port, N> {
+    worker: Worker<P, SysHost, N>,
+    commands: mpsc::Receiver<WorkerCommand<P, SysListener>>,
     wake: Arc<OwnedFd>,
     poller: Arc<OwnedFd>,
     start: std::time::Instant,
 }
 
-impl<N: NameService> WorkerLoop<N> {
+impl<P: Port, N: NameService> WorkerLoop<P, N> {
     /// A worker with its handle. `seed` must be unpredictable; `descriptors` is how many host sockets all
     /// flows together may hold.
-    pub fn new(names: N, seed: u64, descriptors: usize) -> io::Result<(Self, WorkerHandle)> {
+    pub fn new(names: N, seed: u64, descriptors: usize) -> io::Result<(Self, WorkerHandle<P>)> {
         let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };

@@ -13,7 +13,7 @@ mod slot;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use self::exchanges::Exchanges;
@@ -46,6 +46,17 @@ pub enum WorkerCommand<P, L> {
         spec: PortSpec,
         /// Its frames; `None` keeps what is there.
         io: Option<P>,
+    },
+    /// Changes how a slot's frames come, while its flows go on.
+    Plug {
+        /// Which slot.
+        slot: u16,
+        /// Whose it must be; else `io` is what comes back.
+        port: PortId,
+        /// Its frames from now on.
+        io: P,
+        /// Gets what was there before, once the worker has let go of it.
+        before: mpsc::Sender<P>,
     },
     /// Closes a slot's port and resets its flows.
     RemovePort {
@@ -113,6 +124,8 @@ pub struct Worker<P: Port, H: Host, N> {
     descriptors: usize,
     /// Sockets that were not read empty, to be served again without a new edge.
     again: Vec<Token>,
+    /// Slots whose guests have not been told of all that was done.
+    touched: Vec<u16>,
     /// Listeners that could not be accepted from, and when that is tried again.
     paused: Vec<(Instant, Token)>,
 }
@@ -135,6 +148,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             stopped: false,
             descriptors,
             again: Vec::new(),
+            touched: Vec::new(),
             paused: Vec::new(),
         }
     }
@@ -169,6 +183,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H::Listener>) {
         match command {
             WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
+            WorkerCommand::Plug { slot, port, io, before } => {
+                self.plug(now, slot, port, io, &before);
+            }
             WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
             WorkerCommand::SetForward { slot, spec, listener } => {
                 self.set_forward(slot, spec, listener);
@@ -195,6 +212,21 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.stopped = true;
             }
         }
+        self.flush();
+    }
+
+    fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {
+        let old = match self.slots.get_mut(usize::from(slot)) {
+            Some(Some(open)) if open.spec.id == port => {
+                open.io.flush();
+                std::mem::replace(&mut open.io, io)
+            }
+            _ => io,
+        };
+        // Who asked may have gone; then it is closed here.
+        let _ = before.send(old);
+        // What came before anybody listened is found now.
+        self.handle_frames(now, slot);
     }
 
     fn set_port(&mut self, now: Instant, slot: u16, spec: PortSpec, io: Option<P>) {
@@ -219,6 +251,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             (_, None) => {}
         }
         self.share_descriptors();
+        // What came before the port was in its place is found now.
+        self.handle_frames(now, slot);
     }
 
     fn set_forward(&mut self, slot: u16, spec: ForwardSpec, listener: H::Listener) {
@@ -244,6 +278,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             && let Some(network) = self.directory.network(open.spec.network)
         {
             open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
+            open.io.flush();
         }
         self.share_descriptors();
     }
@@ -261,8 +296,20 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Runs `work` for a slot; a panic in it closes the slot's port.
     fn contained(&mut self, slot: u16, work: impl FnOnce(&mut Self)) {
+        if self.touched.last() != Some(&slot) {
+            self.touched.push(slot);
+        }
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             self.lose_slot(slot, "a defect in the datapath was met while serving this port");
+        }
+    }
+
+    /// Lets guests know of what was done for them.
+    fn flush(&mut self) {
+        while let Some(slot) = self.touched.pop() {
+            if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
+                open.io.flush();
+            }
         }
     }
 
@@ -277,21 +324,34 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.run_names(now);
             }
         }
+        self.flush();
     }
 
     /// Takes frames from a slot's port, and serves the flows that they touched.
     pub fn handle_frames(&mut self, now: Instant, slot: u16) {
+        let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
+        if self.again.contains(&token) {
+            // Its turn comes, and one is enough.
+            return;
+        }
         let mut gone = false;
+        let mut more = true;
         self.contained(slot, |worker| {
             let mut bytes = 0;
             for _ in 0..MAX_BATCH {
-                let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) else { return };
+                let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) else {
+                    more = false;
+                    return;
+                };
                 match open.io.receive(&mut worker.received) {
                     Receive::Frame(len) => {
                         worker.handle_frame(now, slot, len);
                         bytes += len;
                     }
-                    Receive::Empty => break,
+                    Receive::Empty => {
+                        more = false;
+                        break;
+                    }
                     Receive::Gone => {
                         gone = true;
                         return;
@@ -305,8 +365,11 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         });
         if gone {
             self.lose_slot(slot, "its frames come from nowhere any more");
+        } else if more {
+            self.again.push(token);
         }
         self.run_names(now);
+        self.flush();
     }
 
     fn handle_frame(&mut self, now: Instant, slot: u16, len: usize) {
@@ -326,6 +389,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let delivered = match self.slots.get_mut(usize::from(crossing.to.slot)) {
             Some(Some(receiver)) => {
                 receiver.deliver(frame, &crossing.headers);
+                if self.touched.last() != Some(&crossing.to.slot) {
+                    self.touched.push(crossing.to.slot);
+                }
                 true
             }
             _ => false,
@@ -426,6 +492,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         });
         let read = Readiness { readable: true, writable: false };
         for token in again {
+            if token.kind == TokenKind::Frames {
+                self.handle_frames(now, token.port);
+                continue;
+            }
             self.contained(token.port, |worker| worker.handle_socket(now, token, read));
         }
         for slot in 0..self.slots.len() {
@@ -444,6 +514,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             self.names.handle_timeout(now);
         }
         self.run_names(now);
+        self.flush();
     }
 
     /// When [`Worker::handle_timeout`] is to be called.
