@@ -111,6 +111,11 @@ impl Client {
         self.get("/v1/workloads").await
     }
 
+    /// One workload.
+    pub async fn workload(&self, name: &str) -> Result<Workload, ClientError> {
+        self.get(&format!("/v1/workloads/{}", segment(name))).await
+    }
+
     /// Reserves a name and an address, and attaches when the request names a process.
     pub async fn create_workload(&self, request: &CreateWorkload) -> Result<Lease, ClientError> {
         Ok(self.call(Method::POST, "/v1/workloads", Some(request)).await?.1)

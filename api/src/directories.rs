@@ -151,6 +151,21 @@ impl RuntimeDirectory {
         self.0.join("datapath.sock")
     }
 
+    /// Where the sockets of virtual machines are.
+    pub fn vm_sockets(&self) -> PathBuf {
+        self.0.join("vm")
+    }
+
+    /// Where the virtual machine of that name connects. `name` is a checked workload name, never a path.
+    pub fn vm_socket(&self, name: &str) -> Result<PathBuf, DirectoryError> {
+        let path = self.vm_sockets().join(format!("{name}.sock"));
+        let len = path.as_os_str().len();
+        if len > MAX_SOCKET_PATH {
+            return Err(DirectoryError::SocketPathTooLong { path, len });
+        }
+        Ok(path)
+    }
+
     /// Locked by the one daemon as long as it lives.
     pub fn control_lock(&self) -> PathBuf {
         self.0.join("control.lock")

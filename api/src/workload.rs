@@ -27,6 +27,11 @@ pub struct Workload {
     pub state: WorkloadState,
     /// Its first process, as the host sees it, once attached.
     pub pid: Option<i32>,
+    /// Where a virtual machine connects (kind `vm` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
     /// RFC 3339, UTC.
     pub created: String,
     /// Its published ports, `port add` included.
@@ -43,6 +48,8 @@ pub enum WorkloadKind {
     Run,
     /// `lichen attach`: the namespaces are somebody else's.
     Attach,
+    /// `lichen vm`: a virtual machine that connects over vhost-user.
+    Vm,
 }
 
 /// How a workload is.
@@ -51,6 +58,8 @@ pub enum WorkloadKind {
 pub enum WorkloadState {
     /// Name and address are reserved; its namespaces are being made.
     Starting,
+    /// It has a place on its network, and no virtual machine has connected.
+    Waiting,
     /// On its network.
     Running,
     /// Alive, but not on its network.
@@ -64,6 +73,7 @@ impl std::fmt::Display for WorkloadState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Starting => f.write_str("starting"),
+            Self::Waiting => f.write_str("waiting"),
             Self::Running => f.write_str("running"),
             Self::Error { reason } => write!(f, "error({reason})"),
         }
@@ -118,6 +128,12 @@ pub struct CreateWorkload {
     pub network: Option<String>,
     /// How it comes; `attach` needs `process` in the same request.
     pub kind: WorkloadKind,
+    /// Its address; left out, the lowest free one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// Its Ethernet address; left out, it is derived from the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Ports to publish; all of them or none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Publish>,
@@ -127,7 +143,7 @@ pub struct CreateWorkload {
     /// Which source address it sees on its published ports.
     #[serde(default)]
     pub source: Source,
-    /// Whose namespaces (kind `attach` only).
+    /// Whose namespaces (kind `attach`), or the monitor that the workload ends with (kind `vm`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<AttachWorkload>,
     /// Whether the target's own resolv.conf is written (kind `attach` only).

@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use crate::args::Command;
+use crate::args::{Command, VmCommand};
 
 /// `lichen run` failed before its command did.
 const RUN_FAILED: u8 = 125;
@@ -16,7 +16,7 @@ const MISUSED: u8 = 2;
 pub(crate) fn failed(command: &Command, error: &dyn Error) -> ExitCode {
     eprintln!("lichen: {}", chain(error));
     match command {
-        Command::Run(_) => ExitCode::from(RUN_FAILED),
+        Command::Run(_) | Command::Vm(VmCommand::Run(_)) => ExitCode::from(RUN_FAILED),
         _ => ExitCode::FAILURE,
     }
 }
@@ -26,12 +26,26 @@ pub(crate) fn failed(command: &Command, error: &dyn Error) -> ExitCode {
 pub(crate) fn misused(error: &clap::Error) -> ExitCode {
     // A closed standard output is nobody's loss.
     let _ = error.print();
-    let is_run = std::env::args_os().nth(1).is_some_and(|first| first == "run");
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .take_while(|word| word != "--")
+        .collect();
+    let is_run = is_run(&words);
     match (error.exit_code(), is_run) {
         (0, _) => ExitCode::SUCCESS,
         (_, true) => ExitCode::from(RUN_FAILED),
         (_, false) => ExitCode::from(MISUSED),
     }
+}
+
+/// Whether the command is one that runs another; options of ours may stand in front.
+fn is_run(words: &[String]) -> bool {
+    let mut commands = words
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.starts_with('-') && !matches!(*word, "json" | "table"));
+    matches!((commands.next(), commands.next()), (Some("run"), _) | (Some("vm"), Some("run")))
 }
 
 /// An error with its causes, in one line, each said once.
@@ -47,4 +61,20 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misused_run_is_told_apart_from_other_commands() {
+        let is_run = |line: &str| is_run(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for line in ["run --bad", "-o json run --bad", "vm run db --bad", "--output=json vm run"] {
+            assert!(is_run(line), "{line}");
+        }
+        for line in ["rm run", "vm rm run", "ps", "logs run", "vm add run"] {
+            assert!(!is_run(line), "{line}");
+        }
+    }
 }

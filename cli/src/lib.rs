@@ -9,6 +9,7 @@ mod commands;
 mod daemon;
 mod exit;
 mod output;
+mod vmm;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
     };
     let result = match &arguments.command {
         Command::Run(run) => commands::run::run(run, output, &runtime),
+        Command::Vm(args::VmCommand::Run(run)) => commands::vm::run(run, &runtime),
         command => runtime.block_on(dispatch(command, output)),
     };
     result.unwrap_or_else(|error| exit::failed(&arguments.command, error.as_ref()))
@@ -51,6 +53,7 @@ async fn dispatch(command: &Command, output: Output) -> Outcome {
     use commands::{attach, completions, network, port, ps, service, status};
     match command {
         Command::Run(_) => unreachable!("run is not asynchronous; main takes it"),
+        Command::Vm(command) => commands::vm::vm(command, output).await,
         Command::Attach(attach) => attach::attach(attach, output).await,
         Command::Ps => ps::ps(output).await,
         Command::Rm(rm) => ps::rm(rm, output).await,

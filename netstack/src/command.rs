@@ -58,6 +58,12 @@ pub enum Command {
         /// The forward.
         forward: ForwardId,
     },
+    /// Answered by [`Answer::Done`] with a copy of the socket of a port with [`Attachment::VhostUser`], for
+    /// the same reason.
+    TakeSocket {
+        /// The port.
+        port: PortId,
+    },
     /// Where names that are not ours are asked, in order of preference; at most eight are kept, and the
     /// name service may use fewer.
     SetResolvers {
@@ -209,6 +215,33 @@ pub struct Inventory {
     pub forwards: Vec<ForwardSpec>,
     /// Resolvers.
     pub resolvers: Vec<SocketAddr>,
+    /// How the links of ports with [`Attachment::VhostUser`] are.
+    pub links: Vec<PortLink>,
+}
+
+/// How the link of one port is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortLink {
+    /// Which port.
+    pub port: PortId,
+    /// How it is.
+    pub state: LinkState,
+}
+
+/// How the link of a port is whose guest comes and goes while the port stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "link", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LinkState {
+    /// No virtual machine has connected, or the last one has gone.
+    Waiting,
+    /// A virtual machine uses the port.
+    Connected,
+    /// A virtual machine tried, and something is wrong.
+    Trouble {
+        /// What is wrong and what to do.
+        reason: String,
+    },
 }
 
 /// Counters and gauges of the whole datapath.
@@ -261,6 +294,8 @@ pub enum Event {
         /// Why, for the log.
         reason: String,
     },
+    /// The link of a port has changed.
+    Link(PortLink),
     /// A refusal that a person would want to see (rate-limited; `suppressed` says how many were not told).
     Refusal {
         /// Whose.

@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::command::{Command, ForwardSpec, Inventory, NetworkSpec, PortSpec};
+use crate::command::{
+    Attachment, Command, Event, ForwardSpec, Inventory, LinkState, NetworkSpec, PortLink, PortSpec,
+};
 use crate::host::sys::SysListener;
-use crate::ids::{ForwardId, NetworkId, PortId};
+use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Port;
 use crate::switch::directory::{Directory, Location};
 use crate::worker::WorkerCommand;
@@ -27,10 +29,16 @@ pub trait Attacher {
     /// What it makes.
     type Port: Port;
 
-    /// A port for `slot`, whose descriptors the worker has been told to watch. Called for a new port, and
-    /// when control has opened a port again.
-    fn attach(&mut self, spec: &PortSpec, slot: u16, descriptor: OwnedFd)
-    -> io::Result<Self::Port>;
+    /// A port for `slot` with these frames, which the worker has been told to watch. Called for a new
+    /// port, and when control has opened a port again.
+    fn open(&mut self, slot: u16, frames: OwnedFd) -> io::Result<Self::Port>;
+
+    /// A port without a guest, for a slot whose guest connects to a socket.
+    fn unplugged(&mut self) -> Self::Port;
+
+    /// The port is in its slot; from now on guests that connect to `socket` are plugged into it. Replaces
+    /// an earlier socket, while a guest that is connected stays.
+    fn listen(&mut self, spec: &PortSpec, slot: u16, socket: OwnedFd) -> io::Result<()>;
 
     /// A port has been removed.
     fn detach(&mut self, port: PortId);
@@ -51,6 +59,14 @@ pub struct Datapath<A: Attacher> {
 struct Placed {
     spec: PortSpec,
     slot: u16,
+    listening: Option<Listening>,
+}
+
+/// What a port has whose guest comes and goes.
+struct Listening {
+    /// A copy of what the guest connects to, for a control that has lost its own.
+    socket: OwnedFd,
+    link: LinkState,
 }
 
 struct Published {
@@ -81,6 +97,9 @@ pub enum CommandError {
     /// A forward that is not there.
     #[error("forward {0} does not exist")]
     UnknownForward(ForwardId),
+    /// A port that is not there, or whose guest does not connect to a socket.
+    #[error("port {0} has no socket")]
+    NoSocket(PortId),
     /// A gateway outside its subnet, or an MTU below what every IPv4 host takes (RFC 791).
     #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
     InvalidNetwork(NetworkId),
@@ -116,7 +135,40 @@ impl<A: Attacher> Datapath<A> {
             ports: self.ports.values().map(|placed| placed.spec.clone()).collect(),
             forwards: self.forwards.values().map(|open| open.spec.clone()).collect(),
             resolvers: self.resolvers.clone(),
+            links: self.links(),
         }
+    }
+
+    fn links(&self) -> Vec<PortLink> {
+        let listening = self.ports.values().filter_map(|placed| {
+            let state = placed.listening.as_ref()?.link.clone();
+            Some(PortLink { port: placed.spec.id, state })
+        });
+        listening.collect()
+    }
+
+    /// The link of a port is like that from now on. Answers what control should hear of it.
+    pub fn handle_link(&mut self, port: PortId, state: LinkState) -> Option<Event> {
+        let listening = self.ports.get_mut(&port)?.listening.as_mut()?;
+        if listening.link == state {
+            return None;
+        }
+        listening.link = state.clone();
+        Some(Event::Link(PortLink { port, state }))
+    }
+
+    /// A guest uses another Ethernet address than its port's: none of its frames pass.
+    pub fn handle_wrong_mac(&mut self, port: PortId, used: MacAddr) -> Option<Event> {
+        let right = self.ports.get(&port)?.spec.mac;
+        let reason = format!("the guest uses {used}; start it with mac={right}");
+        self.handle_link(port, LinkState::Trouble { reason })
+    }
+
+    /// A copy of the socket that a port's guest connects to.
+    pub fn socket(&self, port: PortId) -> Result<OwnedFd, CommandError> {
+        let placed = self.ports.get(&port);
+        let listening = placed.and_then(|placed| placed.listening.as_ref());
+        Ok(listening.ok_or(CommandError::NoSocket(port))?.socket.try_clone()?)
     }
 
     /// A copy of a forward's listener.
@@ -152,6 +204,7 @@ impl<A: Attacher> Datapath<A> {
             Command::Hello { .. }
             | Command::Inventory
             | Command::TakeListener { .. }
+            | Command::TakeSocket { .. }
             | Command::Statistics => {}
         }
         Ok(())
@@ -202,14 +255,34 @@ impl<A: Attacher> Datapath<A> {
         if is_new && descriptor.is_none() {
             return Err(CommandError::NoDescriptor);
         }
-        let io = match descriptor {
-            Some(descriptor) => Some(self.attacher.attach(&spec, slot, descriptor)?),
-            None => None,
+        let (mut tap, mut socket) = (None, None);
+        match (descriptor, spec.attachment) {
+            (Some(frames), Attachment::Tap) => tap = Some(self.attacher.open(slot, frames)?),
+            (Some(listener), Attachment::VhostUser) => {
+                socket = Some((listener.try_clone()?, listener));
+            }
+            (None, _) => {}
+        }
+        let io = match spec.attachment {
+            Attachment::VhostUser if is_new => Some(self.attacher.unplugged()),
+            _ => tap,
+        };
+        let before = self.ports.remove(&spec.id).and_then(|placed| placed.listening);
+        let (listening, listener) = match socket {
+            // A guest that is connected stays so; only the next one comes over the new socket.
+            Some((socket, listener)) => {
+                let link = before.map_or(LinkState::Waiting, |before| before.link);
+                (Some(Listening { socket, link }), Some(listener))
+            }
+            None => (before, None),
         };
         self.slots[usize::from(slot)] = Some(spec.id);
-        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot });
+        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot, listening });
         self.publish_directory();
-        self.worker.send(WorkerCommand::SetPort { slot, spec, io });
+        self.worker.send(WorkerCommand::SetPort { slot, spec: spec.clone(), io });
+        if let Some(listener) = listener {
+            self.attacher.listen(&spec, slot, listener)?;
+        }
         Ok(())
     }
 

@@ -1,14 +1,19 @@
 //! What can be typed.
 
 mod allow_host;
+mod place;
 mod publish;
+mod vm;
+
+pub(crate) use place::Place;
+pub(crate) use vm::{AddVm, RmVm, RunVm, VmCommand};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use lichen_api::{AllowedPort, PortRange, Publish};
+use lichen_api::PortRange;
 
 use crate::daemon::DaemonRole;
 
@@ -18,6 +23,7 @@ use crate::daemon::DaemonRole;
 #[command(after_help = "Examples:
   lichen run --name web -p 8080:80 -- python3 -m http.server 80
   lichen run -- curl http://web/
+  lichen vm run db -- qemu-system-x86_64 -m 1G -drive file=db.img
   lichen ps
   lichen port add --host-port 9090 --target web --target-port 80")]
 pub(crate) struct Arguments {
@@ -53,6 +59,7 @@ impl Command {
     pub(crate) fn has_no_json(&self) -> bool {
         match self {
             Self::Run(run) => !run.detach,
+            Self::Vm(VmCommand::Run(_)) => true,
             Self::Daemon(daemon) => daemon.command.is_none(),
             Self::Logs(_) | Self::Completions(_) => true,
             _ => false,
@@ -71,6 +78,9 @@ pub(crate) enum Command {
     Ps,
     /// Remove workloads
     Rm(Rm),
+    /// Manage virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
     /// Show the output of a detached workload
     Logs(Logs),
     /// Manage networks
@@ -112,24 +122,14 @@ pub(crate) struct Run {
     /// Name of the workload, also its host name [default: made up]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Network to join [default: bridge]
-    #[arg(long, value_name = "NETWORK")]
-    pub(crate) network: Option<String>,
-    /// Publish a port: [HOST_IP:]HOST[-END]:PORT[-END][/tcp]
-    #[arg(short, long = "publish", value_name = "PORTS", value_parser = publish::parse)]
-    pub(crate) publish: Vec<Publish>,
-    /// Let the workload reach this port of the host's loopback as host.lichen.internal:PORT
-    #[arg(long, value_name = "PORT[/udp]", value_parser = allow_host::parse)]
-    pub(crate) allow_host: Vec<AllowedPort>,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Who you are inside
     #[arg(long, value_enum, default_value_t)]
     pub(crate) user: User,
     /// Leave the command running; its output is in `lichen logs NAME`
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Show the gateway's address to the workload instead of each client's own
-    #[arg(long)]
-    pub(crate) snat: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -156,18 +156,8 @@ pub(crate) struct Attach {
     /// Name of the workload
     #[arg(long)]
     pub(crate) name: String,
-    /// Network to join [default: bridge]
-    #[arg(long, value_name = "NETWORK")]
-    pub(crate) network: Option<String>,
-    /// Publish a port: [HOST_IP:]HOST[-END]:PORT[-END][/tcp]
-    #[arg(short, long = "publish", value_name = "PORTS", value_parser = publish::parse)]
-    pub(crate) publish: Vec<Publish>,
-    /// Let the workload reach this port of the host's loopback as host.lichen.internal:PORT
-    #[arg(long, value_name = "PORT[/udp]", value_parser = allow_host::parse)]
-    pub(crate) allow_host: Vec<AllowedPort>,
-    /// Show the gateway's address to the workload instead of each client's own
-    #[arg(long)]
-    pub(crate) snat: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Leave the target's /etc/resolv.conf alone
     #[arg(long)]
     pub(crate) no_resolv_conf: bool,

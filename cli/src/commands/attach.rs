@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lichen_api::{AttachWorkload, CreateWorkload, Source, WorkloadKind};
+use lichen_api::{AttachWorkload, CreateWorkload, WorkloadKind};
 
 use crate::args::{Attach, Output};
 use crate::{Outcome, daemon, output};
@@ -10,14 +10,9 @@ use crate::{Outcome, daemon, output};
 /// Attaches the network namespace of a process.
 pub(crate) async fn attach(arguments: &Attach, format: Output) -> Outcome {
     let request = CreateWorkload {
-        name: Some(arguments.name.clone()),
-        network: arguments.network.clone(),
-        kind: WorkloadKind::Attach,
-        ports: arguments.publish.clone(),
-        allow_host: arguments.allow_host.clone(),
-        source: if arguments.snat { Source::Gateway } else { Source::Client },
         process: Some(AttachWorkload { pid: arguments.pid, start_time: None }),
         resolv_conf: !arguments.no_resolv_conf,
+        ..arguments.place.request(WorkloadKind::Attach, Some(arguments.name.clone()))
     };
     let lease = daemon::connect().await?.create_workload(&request).await?;
     match format {

@@ -10,3 +10,4 @@ pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod vm;

@@ -28,6 +28,7 @@ fn row(workload: &Workload) -> Vec<String> {
         match workload.kind {
             WorkloadKind::Run => "run".to_owned(),
             WorkloadKind::Attach => "attach".to_owned(),
+            WorkloadKind::Vm => "vm".to_owned(),
         },
         workload.network.clone(),
         workload.address.to_string(),

@@ -6,9 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lichen_api::{
-    AttachWorkload, Client, CreateWorkload, Directories, Force, Lease, Source, WorkloadKind,
-};
+use lichen_api::{AttachWorkload, Client, Directories, Force, Lease, WorkloadKind};
 use lichen_workload::{LaunchError, LaunchSpec, UserMapping};
 use tokio::runtime::Runtime;
 
@@ -18,24 +16,12 @@ use crate::{Outcome, daemon, output};
 /// Runs a command on a network.
 pub(crate) fn run(arguments: &Run, format: Output, runtime: &Runtime) -> Outcome {
     let client = runtime.block_on(daemon::connect())?;
-    let lease = runtime.block_on(client.create_workload(&reservation(arguments)))?;
+    let request = arguments.place.request(WorkloadKind::Run, arguments.name.clone());
+    let lease = runtime.block_on(client.create_workload(&request))?;
     // Whatever goes wrong from here on, the name is free again at once.
     started(arguments, &lease, &client, runtime, format).inspect_err(|_| {
         let _ = runtime.block_on(client.remove_workload(&lease.name, Force::Yes));
     })
-}
-
-fn reservation(arguments: &Run) -> CreateWorkload {
-    CreateWorkload {
-        name: arguments.name.clone(),
-        network: arguments.network.clone(),
-        kind: WorkloadKind::Run,
-        ports: arguments.publish.clone(),
-        allow_host: arguments.allow_host.clone(),
-        source: if arguments.snat { Source::Gateway } else { Source::Client },
-        process: None,
-        resolv_conf: false,
-    }
 }
 
 fn started(

@@ -13,7 +13,7 @@ mod workloads;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use lichen_api::{Directories, StopDaemon};
+use lichen_api::{Directories, StopDaemon, WorkloadKind};
 use lichen_netstack::ids::PortId;
 use tokio::sync::watch;
 
@@ -24,6 +24,7 @@ use crate::wiring::datapath_process::DatapathSource;
 use crate::wiring::listeners::Listeners;
 use crate::wiring::namespaces::Namespaces;
 use crate::wiring::process_watch::ProcessWatch;
+use crate::wiring::vm_sockets::VmSockets;
 
 pub use refusal::Refusal;
 pub use workloads::Running;
@@ -71,6 +72,7 @@ impl App {
         let at = now();
         parts.store.transact(move |tx| state::ensure_default_network(tx, &routes, at)).await?;
         let (observed, listeners) = (Arc::<Observed>::default(), Arc::<Listeners>::default());
+        let vm_sockets = Arc::new(VmSockets::new(parts.directories.runtime.clone()));
         let living = end_the_dead(&parts).await?;
         let (ended, mut endings) = tokio::sync::mpsc::unbounded_channel();
         let worker = Worker {
@@ -78,6 +80,7 @@ impl App {
             source: parts.source,
             namespaces: Arc::clone(&parts.namespaces),
             listeners: Arc::clone(&listeners),
+            vm_sockets,
             observed: Arc::clone(&observed),
             resolvers: parts.resolvers,
         };
@@ -183,7 +186,7 @@ impl App {
                 tracing::error!(%error, "cannot read the workloads");
                 Vec::new()
             }) {
-                if row.process.is_none() && row.created_at < before {
+                if !row.is_placed() && row.created_at < before {
                     tracing::warn!(workload = row.name, "never attached, given up");
                     self.end(row.id).await;
                 }
@@ -215,11 +218,15 @@ async fn end_the_dead(
     let mut living = Vec::new();
     for row in rows {
         let held = match row.process {
+            // Nobody's process: it is there until it is removed.
+            None if row.kind == WorkloadKind::Vm => continue,
             _ if row.boot_id != parts.boot_id => None,
             // Its launcher may still be about to attach it.
             None if row.created_at >= at - STARTING_FOR => continue,
             None => None,
-            Some(process) => parts.namespaces.hold(process.pid, Some(process.start_time)).ok(),
+            Some(process) => {
+                parts.namespaces.hold(process.pid, Some(process.start_time), row.kind).ok()
+            }
         };
         match held {
             Some((_, pidfd)) => living.push((row.id, pidfd)),

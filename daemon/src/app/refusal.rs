@@ -69,7 +69,12 @@ impl From<WorkloadError> for Refusal {
             WorkloadError::Exists(_)
             | WorkloadError::Attached(_)
             | WorkloadError::Netns(_)
+            | WorkloadError::AddressTaken { .. }
+            | WorkloadError::MacTaken { .. }
             | WorkloadError::Full(_) => ErrorCode::Conflict,
+            WorkloadError::NotAssignable { .. } | WorkloadError::InvalidMac(_) => {
+                ErrorCode::BadRequest
+            }
         };
         Self::new(code, error.to_string())
     }

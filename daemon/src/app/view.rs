@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use lichen_api::{
     ConfigFrom, Container, DatapathState, Ipam, IpamConfig, Lease, Network, NetworkSummary,
-    Protocol, PublishedPort, State, Workload, WorkloadState,
+    Protocol, PublishedPort, RuntimeDirectory, State, Workload, WorkloadKind, WorkloadState,
 };
+use lichen_netstack::command::LinkState;
 
 use crate::reconcile::Seen;
 use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
@@ -66,7 +67,12 @@ pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSum
 }
 
 /// A workload with its ports.
-pub(super) fn workload(row: &WorkloadRow, snapshot: &Snapshot, seen: &Seen) -> Workload {
+pub(super) fn workload(
+    row: &WorkloadRow,
+    snapshot: &Snapshot,
+    seen: &Seen,
+    runtime: &RuntimeDirectory,
+) -> Workload {
     let network = network_of(row, snapshot);
     Workload {
         name: row.name.clone(),
@@ -76,16 +82,34 @@ pub(super) fn workload(row: &WorkloadRow, snapshot: &Snapshot, seen: &Seen) -> W
         address: row.address,
         prefix_len: network.subnet.len(),
         mac: row.mac.to_string(),
-        state: match (row.process, seen.ports.get(&row.id)) {
-            (None, _) => WorkloadState::Starting,
-            (Some(_), Some(Ok(()))) => WorkloadState::Running,
-            (Some(_), Some(Err(reason))) => WorkloadState::Error { reason: reason.clone() },
-            (Some(_), None) => WorkloadState::Error { reason: datapath_reason(seen) },
-        },
+        state: state(row, seen),
         pid: row.process.map(|process| process.pid),
+        socket: match row.kind {
+            WorkloadKind::Run | WorkloadKind::Attach => None,
+            // Checked when the workload was made.
+            WorkloadKind::Vm => {
+                runtime.vm_socket(&row.name).ok().map(|path| path.display().to_string())
+            }
+        },
+        mtu: network.mtu,
         created: row.created.clone(),
         ports: ports_of(row, snapshot, seen),
         allow_host: row.allow_host.clone(),
+    }
+}
+
+fn state(row: &WorkloadRow, seen: &Seen) -> WorkloadState {
+    if !row.is_placed() {
+        return WorkloadState::Starting;
+    }
+    match (seen.ports.get(&row.id), seen.links.get(&row.id)) {
+        (None, _) => WorkloadState::Error { reason: datapath_reason(seen) },
+        (Some(Err(reason)), _) | (Some(Ok(())), Some(LinkState::Trouble { reason })) => {
+            WorkloadState::Error { reason: reason.clone() }
+        }
+        (Some(Ok(())), Some(LinkState::Waiting)) => WorkloadState::Waiting,
+        (Some(Ok(())), None) if row.kind == WorkloadKind::Vm => WorkloadState::Waiting,
+        (Some(Ok(())), Some(LinkState::Connected) | None) => WorkloadState::Running,
     }
 }
 
@@ -114,7 +138,7 @@ pub(super) fn lease(
 /// A published port and how it is.
 pub(super) fn port(row: &PortRow, snapshot: &Snapshot, seen: &Seen) -> PublishedPort {
     let target_there =
-        snapshot.workloads.iter().any(|w| w.name == row.target && w.process.is_some());
+        snapshot.workloads.iter().any(|w| w.name == row.target && seen.is_reachable(w));
     PublishedPort {
         id: row.id.0,
         host_ip: row.host.ip(),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use lichen_api::{
     AttachWorkload, CreateWorkload, ErrorCode, Lease, Removed, Workload, WorkloadKind,
 };
-use lichen_netstack::ids::PortId;
+use lichen_netstack::command::LinkState;
+use lichen_netstack::ids::{MacAddr, PortId};
 
 use super::ports::{ends_with, expand, publish};
 use super::{App, Refusal, now, view};
@@ -35,21 +36,32 @@ impl App {
     pub async fn workloads(&self) -> Result<Vec<Workload>, Refusal> {
         let snapshot = self.store.transact(snapshot).await?;
         let seen = self.observed.seen();
-        Ok(snapshot.workloads.iter().map(|row| view::workload(row, &snapshot, &seen)).collect())
+        Ok(snapshot
+            .workloads
+            .iter()
+            .map(|row| view::workload(row, &snapshot, &seen, &self.directories.runtime))
+            .collect())
     }
 
     /// One workload.
     pub async fn workload(&self, name: String) -> Result<Workload, Refusal> {
         let (snapshot, row) = self.named(name).await?;
-        Ok(view::workload(&row, &snapshot, &self.observed.seen()))
+        Ok(view::workload(&row, &snapshot, &self.observed.seen(), &self.directories.runtime))
     }
 
     /// Reserves name, address and ports; attaches at once when the request names a process.
     pub async fn create_workload(&self, request: CreateWorkload) -> Result<Lease, Refusal> {
         let (new, ports) = self.wanted(&request)?;
+        if let (WorkloadKind::Vm, Some(name)) = (request.kind, &new.name) {
+            self.directories.runtime.vm_socket(name.as_str()).map_err(|error| {
+                Refusal::new(ErrorCode::Unprocessable, format!("{error}, or choose a shorter name"))
+            })?;
+        }
         // Looked at first, so that a process that is not there leaves no trace.
         let held = match request.process {
-            Some(process) => Some(self.namespaces.hold(process.pid, process.start_time)?),
+            Some(process) => {
+                Some(self.namespaces.hold(process.pid, process.start_time, request.kind)?)
+            }
             None => None,
         };
         let process = held.as_ref().map(|(process, _)| *process);
@@ -70,6 +82,8 @@ impl App {
         tracing::info!(port = %id, workload = name, kind = ?request.kind, "workload reserved");
         if let Some((_, pidfd)) = held {
             self.watch_process(id, pidfd);
+        }
+        if request.kind != WorkloadKind::Run {
             self.join(id).await?;
         }
         self.lease(name).await
@@ -81,7 +95,8 @@ impl App {
         name: String,
         request: AttachWorkload,
     ) -> Result<Workload, Refusal> {
-        let (process, pidfd) = self.namespaces.hold(request.pid, request.start_time)?;
+        let (process, pidfd) =
+            self.namespaces.hold(request.pid, request.start_time, WorkloadKind::Run)?;
         let row = self.store.transact(move |tx| state::attach_workload(tx, &name, process)).await?;
         tracing::info!(port = %row.id, workload = row.name, pid = process.pid, "workload attached");
         self.watch_process(row.id, pidfd);
@@ -96,13 +111,31 @@ impl App {
         running: Running,
     ) -> Result<Removed, Refusal> {
         let row = self.store.transact(move |tx| state::workload_named(tx, &name)).await?;
-        if row.kind == WorkloadKind::Run && row.process.is_some() {
-            if running == Running::Refuse {
-                return Err(Refusal::new(
-                    ErrorCode::Conflict,
-                    format!("workload `{0}` is running; end it with: lichen rm -f {0}", row.name),
-                ));
+        let runs = match row.kind {
+            WorkloadKind::Run => row.process.is_some(),
+            WorkloadKind::Attach => false,
+            WorkloadKind::Vm => {
+                let link = self.observed.seen().links.get(&row.id).cloned();
+                row.process.is_some() || link == Some(LinkState::Connected)
             }
+        };
+        if runs && running == Running::Refuse {
+            return Err(Refusal::new(
+                ErrorCode::Conflict,
+                match row.kind {
+                    WorkloadKind::Vm => format!(
+                        "virtual machine `{0}` is running; take away its network, and end the monitor \
+                         if Lichen started it, with: lichen vm rm -f {0}",
+                        row.name
+                    ),
+                    _ => format!(
+                        "workload `{0}` is running; end it with: lichen rm -f {0}",
+                        row.name
+                    ),
+                },
+            ));
+        }
+        if runs && row.process.is_some() {
             self.kill(row.id).await?;
         }
         self.processes.forget(row.id);
@@ -176,6 +209,8 @@ impl App {
             (WorkloadKind::Attach, None) => {
                 return Err(Refusal::bad_request("kind attach needs the process to attach"));
             }
+            // Whoever runs the monitor may say so, that the workload ends with it.
+            (WorkloadKind::Vm, _) => {}
             (WorkloadKind::Run, Some(_)) => {
                 return Err(Refusal::bad_request(
                     "kind run is attached by a second request, once its process is there",
@@ -183,7 +218,7 @@ impl App {
             }
             _ => {}
         }
-        if request.resolv_conf && request.kind == WorkloadKind::Run {
+        if request.resolv_conf && request.kind != WorkloadKind::Attach {
             return Err(Refusal::bad_request("resolv_conf is for kind attach only"));
         }
         if request.allow_host.len() > MAX_OPENINGS {
@@ -214,10 +249,21 @@ impl App {
                 None => NetworkName::default_network().as_str().to_owned(),
             },
             kind: request.kind,
+            address: request.address,
+            mac: request.mac.as_deref().map(mac).transpose()?,
             allow_host: request.allow_host.clone(),
             resolv_conf: request.resolv_conf,
             boot_id: self.boot_id.clone(),
         };
         Ok((new, ports))
     }
+}
+
+fn mac(text: &str) -> Result<MacAddr, Refusal> {
+    text.parse().map_err(|_| {
+        Refusal::bad_request(format!(
+            "`{}` is not a MAC address; write six pairs of hexadecimal digits, such as 02:00:00:00:00:01",
+            text.chars().take(32).collect::<String>().escape_default()
+        ))
+    })
 }

@@ -24,6 +24,14 @@ pub fn lowest_free(
         .find(|address| *address != gateway && !taken.contains(address))
 }
 
+/// Whether a workload may have that address.
+pub fn is_assignable(subnet: Ipv4Prefix, gateway: Ipv4Addr, address: Ipv4Addr) -> bool {
+    subnet.contains(address)
+        && address != subnet.address()
+        && address != subnet.broadcast()
+        && address != gateway
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

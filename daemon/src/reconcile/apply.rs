@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use lichen_netstack::command::{Answer, Command, ForwardSpec, Inventory, PortSpec};
+use lichen_netstack::command::{Answer, Attachment, Command, ForwardSpec, Inventory, PortSpec};
 use lichen_netstack::ids::{ForwardId, PortId};
 use lichen_workload::spec::{NetnsTarget, TapRequest};
 
@@ -15,6 +15,7 @@ use crate::state::{Snapshot, WorkloadRow};
 use crate::wiring::datapath_link::{AskError, DatapathLink};
 use crate::wiring::listeners::Listeners;
 use crate::wiring::namespaces::Namespaces;
+use crate::wiring::vm_sockets::VmSockets;
 
 /// Name of the interface in a workload.
 const INTERFACE: &str = "eth0";
@@ -25,6 +26,7 @@ pub(super) struct Applier {
     present: Inventory,
     namespaces: Arc<dyn Namespaces>,
     listeners: Arc<Listeners>,
+    vm_sockets: Arc<VmSockets>,
     observed: Arc<Observed>,
 }
 
@@ -43,6 +45,7 @@ impl Applier {
         mut link: DatapathLink,
         namespaces: Arc<dyn Namespaces>,
         listeners: Arc<Listeners>,
+        vm_sockets: Arc<VmSockets>,
         observed: Arc<Observed>,
     ) -> Result<Self, AskError> {
         let present = match link.ask(&Command::Inventory, None)? {
@@ -55,11 +58,18 @@ impl Applier {
                 listeners.adopt(forward.id, listener);
             }
         }
+        for port in present.links.iter().map(|it| it.port).filter(|port| !vm_sockets.has(*port)) {
+            let take = Command::TakeSocket { port };
+            if let (Answer::Done, Some(socket)) = link.ask_for_descriptor(&take, None)? {
+                vm_sockets.adopt(port, socket);
+            }
+        }
         let mut seen = observed.lock();
+        seen.links = present.links.iter().map(|it| (it.port, it.state.clone())).collect();
         seen.ports = present.ports.iter().map(|port| (port.id, Ok(()))).collect();
         seen.forwards = present.forwards.iter().map(|forward| (forward.id, Ok(()))).collect();
         drop(seen);
-        Ok(Self { link, present, namespaces, listeners, observed })
+        Ok(Self { link, present, namespaces, listeners, vm_sockets, observed })
     }
 
     /// The link, for questions that change nothing.
@@ -88,7 +98,7 @@ impl Applier {
         snapshot: &Snapshot,
         resolvers: &[std::net::SocketAddr],
     ) -> Result<Outcome, AskError> {
-        let wanted = desired(snapshot, resolvers);
+        let wanted = desired(snapshot, resolvers, &self.observed.seen());
         self.forget_unwanted(&wanted, snapshot);
         let mut outcome = Outcome::Settled;
         for step in diff(&self.present, &wanted) {
@@ -96,6 +106,7 @@ impl Applier {
                 outcome = Outcome::Unsettled;
             }
         }
+        self.vm_sockets.settle(&snapshot.workloads);
         let active: BTreeSet<ForwardId> = wanted.forwards.iter().map(|f| f.id).collect();
         let reserved = self.listeners.settle(&snapshot.ports, &active);
         let mut seen = self.observed.lock();
@@ -117,6 +128,7 @@ impl Applier {
     fn forget_unwanted(&self, wanted: &Desired, snapshot: &Snapshot) {
         let mut seen = self.observed.lock();
         seen.ports.retain(|id, _| wanted.ports.iter().any(|port| port.id == *id));
+        seen.links.retain(|id, _| wanted.ports.iter().any(|port| port.id == *id));
         seen.forwards.retain(|id, _| snapshot.ports.iter().any(|port| port.id == *id));
     }
 
@@ -170,8 +182,16 @@ impl Applier {
             .iter()
             .find(|row| row.id == spec.id)
             .expect("a desired port is derived from this snapshot");
-        let result = match self.namespaces.open_tap(&tap_request(workload, snapshot)) {
-            Ok(tap) => self.command(&Command::SetPort(spec.clone()), Some(tap.as_fd()))?,
+        let descriptor = match spec.attachment {
+            Attachment::Tap => self.namespaces.open_tap(&tap_request(workload, snapshot)),
+            Attachment::VhostUser => {
+                self.vm_sockets.listening(workload).map_err(|error| error.to_string())
+            }
+        };
+        let result = match descriptor {
+            Ok(descriptor) => {
+                self.command(&Command::SetPort(spec.clone()), Some(descriptor.as_fd()))?
+            }
             Err(reason) => Err(reason),
         };
         Ok(self.port_done(spec, result))

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use lichen_api::{Source, Transport as ApiTransport};
+use lichen_api::{Source, Transport as ApiTransport, WorkloadKind};
 use lichen_netstack::command::{
     Attachment, ForwardSpec, HostOpening, NetworkSpec, PortSpec, SourceRule, Transport,
 };
 use lichen_netstack::ids::MacAddr;
 
+use super::observed::Seen;
 use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
 
 /// What should be.
@@ -16,7 +17,7 @@ use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
 pub(super) struct Desired {
     /// Networks.
     pub(super) networks: Vec<NetworkSpec>,
-    /// Ports of workloads that have a process.
+    /// Ports of workloads that have a place on their network.
     pub(super) ports: Vec<PortSpec>,
     /// Published ports whose workload is there.
     pub(super) forwards: Vec<ForwardSpec>,
@@ -26,20 +27,20 @@ pub(super) struct Desired {
 
 /// Derives what should be. Workloads still starting have no port yet, and ports published for a workload
 /// that is not there are not forwarded.
-pub(super) fn desired(snapshot: &Snapshot, resolvers: &[SocketAddr]) -> Desired {
-    let attached: BTreeMap<&str, &WorkloadRow> = snapshot
+pub(super) fn desired(snapshot: &Snapshot, resolvers: &[SocketAddr], seen: &Seen) -> Desired {
+    let reachable: BTreeMap<&str, &WorkloadRow> = snapshot
         .workloads
         .iter()
-        .filter(|row| row.process.is_some())
+        .filter(|row| seen.is_reachable(row))
         .map(|row| (row.name.as_str(), row))
         .collect();
     Desired {
         networks: snapshot.networks.iter().map(network).collect(),
-        ports: attached.values().map(|row| port(row)).collect(),
+        ports: snapshot.workloads.iter().filter(|row| row.is_placed()).map(port).collect(),
         forwards: snapshot
             .ports
             .iter()
-            .filter_map(|row| Some(forward(row, attached.get(row.target.as_str())?)))
+            .filter_map(|row| Some(forward(row, reachable.get(row.target.as_str())?)))
             .collect(),
         resolvers: resolvers.to_vec(),
     }
@@ -77,7 +78,10 @@ fn port(row: &WorkloadRow) -> PortSpec {
                 },
             })
             .collect(),
-        attachment: Attachment::Tap,
+        attachment: match row.kind {
+            WorkloadKind::Run | WorkloadKind::Attach => Attachment::Tap,
+            WorkloadKind::Vm => Attachment::VhostUser,
+        },
     }
 }
 

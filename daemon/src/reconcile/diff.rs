@@ -79,6 +79,7 @@ fn same_tap(present: &PortSpec, wanted: &PortSpec) -> bool {
         && present.name == wanted.name
         && present.mac == wanted.mac
         && present.address == wanted.address
+        && present.attachment == wanted.attachment
 }
 
 #[cfg(test)]
@@ -139,6 +140,7 @@ mod tests {
             ports: desired.ports,
             forwards: desired.forwards,
             resolvers: desired.resolvers,
+            links: Vec::new(),
         }
     }
 

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 
-use lichen_api::{Datapath, DatapathState};
+use lichen_api::{Datapath, DatapathState, WorkloadKind};
+use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::{ForwardId, PortId};
+
+use crate::state::WorkloadRow;
 
 /// Shared by the reconciler, which writes, and the API, which reads.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Seen {
     pub resolvers: Vec<SocketAddr>,
     /// Ports in force (`Ok`) or refused, with the reason.
     pub ports: BTreeMap<PortId, Result<(), String>>,
+    /// How the links of virtual machines are.
+    pub links: BTreeMap<PortId, LinkState>,
     /// Published ports in force (`Ok`) or refused, with the reason.
     pub forwards: BTreeMap<ForwardId, Result<(), String>>,
 }
@@ -30,6 +35,7 @@ impl Default for Observed {
             datapath: Datapath { state: DatapathState::Starting { reason: None }, restarts: 0 },
             resolvers: Vec::new(),
             ports: BTreeMap::new(),
+            links: BTreeMap::new(),
             forwards: BTreeMap::new(),
         }))
     }
@@ -44,5 +50,16 @@ impl Observed {
     /// For the reconciler alone.
     pub(super) fn lock(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl Seen {
+    /// Whether connections to a workload's published ports can be brought to it: those to a virtual machine
+    /// only while it is connected. Before, clients are refused rather than kept waiting.
+    pub fn is_reachable(&self, workload: &WorkloadRow) -> bool {
+        match workload.kind {
+            WorkloadKind::Run | WorkloadKind::Attach => workload.process.is_some(),
+            WorkloadKind::Vm => self.links.get(&workload.id) == Some(&LinkState::Connected),
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lichen_api::{DatapathState, StopScope};
-use lichen_netstack::command::{Answer, Command, Event, Statistics};
+use lichen_netstack::command::{Answer, Command, Event, LinkState, PortLink, Statistics};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ use crate::wiring::datapath_process::{DatapathSource, Origin};
 use crate::wiring::link::Link;
 use crate::wiring::listeners::Listeners;
 use crate::wiring::namespaces::Namespaces;
+use crate::wiring::vm_sockets::VmSockets;
 
 /// First and longest pause between two attempts at the same thing.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -91,6 +92,8 @@ pub struct Worker {
     pub namespaces: Arc<dyn Namespaces>,
     /// Where listeners come from.
     pub listeners: Arc<Listeners>,
+    /// Where the sockets of virtual machines come from.
+    pub vm_sockets: Arc<VmSockets>,
     /// Where it is told what came of it.
     pub observed: Arc<Observed>,
     /// The host's resolvers at the start.
@@ -216,6 +219,21 @@ impl Running {
                     self.due = Some(Instant::now() + FIRST_PAUSE);
                 }
             }
+            Event::Link(PortLink { port, state }) => {
+                match &state {
+                    LinkState::Trouble { reason } => {
+                        tracing::warn!(%port, reason, "link in trouble");
+                    }
+                    state => {
+                        tracing::info!(%port, ?state, "link");
+                    }
+                }
+                self.worker.observed.lock().links.insert(port, state);
+                // Its published ports follow.
+                if self.connection.is_some() {
+                    self.due = Some(Instant::now());
+                }
+            }
             Event::Refusal { port, asked, rule, suppressed } => {
                 tracing::info!(%port, asked, rule, suppressed, "refused");
             }
@@ -267,6 +285,7 @@ impl Running {
             link,
             Arc::clone(&self.worker.namespaces),
             Arc::clone(&self.worker.listeners),
+            Arc::clone(&self.worker.vm_sockets),
             Arc::clone(&self.worker.observed),
         )
         .map_err(|error| self.give_up(&error))?;
@@ -312,6 +331,7 @@ impl Running {
         let mut seen = self.worker.observed.lock();
         seen.datapath.state = DatapathState::Starting { reason: Some(reason.to_owned()) };
         seen.ports.clear();
+        seen.links.clear();
         seen.forwards.clear();
         drop(seen);
         self.try_later();

@@ -54,6 +54,34 @@ const STEPS: &[&str] = &[
          workload INTEGER REFERENCES workloads (id) ON DELETE CASCADE,
          UNIQUE (host_ip, host_port)
      ) STRICT;",
+    // Virtual machines. A constraint cannot be changed, so the table is made anew; the counter of its
+    // numbers goes on where it was.
+    "CREATE TABLE workloads_new (
+         id INTEGER PRIMARY KEY AUTOINCREMENT,
+         uid TEXT NOT NULL UNIQUE,
+         name TEXT NOT NULL UNIQUE,
+         kind TEXT NOT NULL CHECK (kind IN ('run', 'attach', 'vm')),
+         network INTEGER NOT NULL REFERENCES networks (id) ON DELETE CASCADE,
+         address TEXT NOT NULL,
+         mac TEXT NOT NULL,
+         allow_host TEXT NOT NULL,
+         resolv_conf INTEGER NOT NULL,
+         boot_id TEXT NOT NULL,
+         created INTEGER NOT NULL,
+         pid INTEGER,
+         start_time INTEGER,
+         netns_dev INTEGER,
+         netns_ino INTEGER,
+         UNIQUE (network, address),
+         UNIQUE (network, mac),
+         CHECK ((pid IS NULL) = (start_time IS NULL))
+     ) STRICT;
+     INSERT INTO workloads_new SELECT * FROM workloads;
+     DELETE FROM sqlite_sequence WHERE name = 'workloads_new';
+     INSERT INTO sqlite_sequence (name, seq)
+         SELECT 'workloads_new', seq FROM sqlite_sequence WHERE name = 'workloads';
+     DROP TABLE workloads;
+     ALTER TABLE workloads_new RENAME TO workloads;",
 ];
 
 /// The `user_version` of a file that has taken every step.
@@ -64,6 +92,15 @@ pub(super) fn latest() -> u32 {
 /// Takes the steps that are missing, each in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let taken: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    // A table that is made anew must not take its references with it; SQLite ignores this inside a transaction.
+    let enforced: bool = connection.pragma_query_value(None, "foreign_keys", |row| row.get(0))?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    let result = take_steps(connection, taken);
+    connection.pragma_update(None, "foreign_keys", enforced)?;
+    result
+}
+
+fn take_steps(connection: &mut Connection, taken: u32) -> rusqlite::Result<()> {
     for (number, step) in (1_u32..).zip(STEPS).skip_while(|(number, _)| *number <= taken) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(step)?;
@@ -85,5 +122,36 @@ mod tests {
         let version: u32 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, latest());
+    }
+
+    #[test]
+    fn workloads_of_the_first_schema_keep_their_rows_ports_and_numbers() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection.execute_batch(STEPS[0]).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0);
+                 INSERT INTO workloads VALUES
+                     (3, 'a', 'web', 'run', 1, 'x', 'm', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL),
+                     (9, 'b', 'gone', 'run', 1, 'y', 'n', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL);
+                 DELETE FROM workloads WHERE id = 9;
+                 INSERT INTO ports VALUES (1, '127.0.0.1', 80, 'web', 80, 'client', 3);",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM ports WHERE workload = 3"), 1);
+        connection
+            .execute_batch(
+                "INSERT INTO workloads
+                     (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created)
+                 VALUES ('c', 'db', 'vm', 1, 'z', 'o', '[]', 0, 'b', 0);",
+            )
+            .unwrap();
+        assert_eq!(count("SELECT id FROM workloads WHERE name = 'db'"), 10);
+        connection.execute_batch("DELETE FROM workloads WHERE id = 3").unwrap();
+        assert_eq!(count("SELECT count(*) FROM ports"), 0, "the reference still holds");
     }
 }

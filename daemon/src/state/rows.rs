@@ -70,8 +70,8 @@ pub struct Process {
     pub pid: i32,
     /// Field 22 of /proc/PID/stat: with it a recycled pid is told apart.
     pub start_time: u64,
-    /// Its network namespace.
-    pub netns: Identity,
+    /// Its network namespace; `None` for a virtual machine monitor, which is on the host's own.
+    pub netns: Option<Identity>,
 }
 
 /// One workload.
@@ -101,11 +101,16 @@ pub struct WorkloadRow {
     pub created: String,
     /// Seconds since 1970.
     pub created_at: i64,
-    /// `None` while its namespaces are being made.
+    /// `None` while its namespaces are being made, and for virtual machines whose monitor is somebody else's.
     pub process: Option<Process>,
 }
 
 impl WorkloadRow {
+    /// Whether it has a port on its network: a virtual machine has one before its monitor runs.
+    pub fn is_placed(&self) -> bool {
+        self.process.is_some() || self.kind == WorkloadKind::Vm
+    }
+
     /// Columns in the order that [`WorkloadRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, kind, network, address, mac, allow_host, \
         resolv_conf, boot_id, strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), created, \
@@ -116,7 +121,10 @@ impl WorkloadRow {
             Some(pid) => Some(Process {
                 pid,
                 start_time: unsigned(row, 13)?,
-                netns: Identity { dev: unsigned(row, 14)?, ino: unsigned(row, 15)? },
+                netns: match row.get::<_, Option<i64>>(14)? {
+                    Some(_) => Some(Identity { dev: unsigned(row, 14)?, ino: unsigned(row, 15)? }),
+                    None => None,
+                },
             }),
             None => None,
         };
@@ -126,6 +134,7 @@ impl WorkloadRow {
             name: row.get(2)?,
             kind: match row.get::<_, String>(3)?.as_str() {
                 "run" => WorkloadKind::Run,
+                "vm" => WorkloadKind::Vm,
                 _ => WorkloadKind::Attach,
             },
             network: NetworkId(row.get(4)?),

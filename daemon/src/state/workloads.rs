@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use lichen_api::{AllowedPort, WorkloadKind};
-use lichen_netstack::ids::{MacAddr, PortId};
+use lichen_netstack::ids::{Ipv4Prefix, MacAddr, PortId};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::networks::{NetworkError, network_named};
@@ -33,6 +33,41 @@ pub enum WorkloadError {
     /// No address is left.
     #[error("network `{0}` has no free address left; use another network, or remove workloads")]
     Full(String),
+    /// An address that the network cannot give.
+    #[error(
+        "{address} is no address for a workload of network `{network}`; choose one in {subnet}, not its first, \
+         its last or the gateway's"
+    )]
+    NotAssignable {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// Name of the network.
+        network: String,
+        /// Its addresses.
+        subnet: Ipv4Prefix,
+    },
+    /// Somebody has it.
+    #[error("{address} is workload `{owner}`'s; choose another, or leave out the address")]
+    AddressTaken {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// Who has it.
+        owner: String,
+    },
+    /// No Ethernet address of a single machine.
+    #[error(
+        "{0} cannot be a workload's MAC address; use a unicast one that is not the gateway's, \
+         such as 02:00:00:00:00:01"
+    )]
+    InvalidMac(MacAddr),
+    /// Somebody has it.
+    #[error("MAC address {mac} is workload `{owner}`'s; choose another, or leave it out")]
+    MacTaken {
+        /// What was asked for.
+        mac: MacAddr,
+        /// Who has it.
+        owner: String,
+    },
     /// Its network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -50,6 +85,10 @@ pub struct NewWorkload {
     pub network: String,
     /// How it comes.
     pub kind: WorkloadKind,
+    /// Its address; `None` gives the lowest free one.
+    pub address: Option<Ipv4Addr>,
+    /// Its Ethernet address; `None` derives it from the address.
+    pub mac: Option<MacAddr>,
     /// What of the host's loopback it may reach.
     pub allow_host: Vec<AllowedPort>,
     /// Whether its own resolv.conf is written.
@@ -78,7 +117,12 @@ pub fn insert_workload(
         Err(WorkloadError::Unknown(_)) => {}
         Err(error) => return Err(error),
     }
-    let address = take_address(tx, &network, &name, now)?;
+    let address = match new.address {
+        Some(address) => take_this_address(tx, &network, address)?,
+        None => take_address(tx, &network, &name, now)?,
+    };
+    let mac = new.mac.unwrap_or_else(|| MacAddr::for_ipv4(address));
+    check_mac(tx, &network, mac)?;
     tx.execute(
         "INSERT INTO workloads
              (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created)
@@ -88,10 +132,11 @@ pub fn insert_workload(
             match new.kind {
                 WorkloadKind::Run => "run",
                 WorkloadKind::Attach => "attach",
+                WorkloadKind::Vm => "vm",
             },
             network.id.0,
             address.to_string(),
-            MacAddr::for_ipv4(address).to_string(),
+            mac.to_string(),
             serde_json::to_string(&new.allow_host).expect("numbers and words are JSON"),
             new.resolv_conf,
             new.boot_id,
@@ -145,6 +190,52 @@ fn take_address(
         .ok_or_else(|| WorkloadError::Full(network.name.clone()))
 }
 
+/// An address that was asked for. One that is only kept for a name that is gone is given away.
+fn take_this_address(
+    tx: &Transaction<'_>,
+    network: &NetworkRow,
+    address: Ipv4Addr,
+) -> Result<Ipv4Addr, WorkloadError> {
+    if !ipam::is_assignable(network.subnet, network.gateway, address) {
+        let (network, subnet) = (network.name.clone(), network.subnet);
+        return Err(WorkloadError::NotAssignable { address, network, subnet });
+    }
+    if let Some(owner) = column_owner(tx, "address", network, &address.to_string())? {
+        return Err(WorkloadError::AddressTaken { address, owner });
+    }
+    tx.execute(
+        "DELETE FROM reservations WHERE network = ?1 AND address = ?2",
+        params![network.id.0, address.to_string()],
+    )?;
+    Ok(address)
+}
+
+/// An Ethernet address must be a single machine's, and nobody else's on the network.
+fn check_mac(
+    tx: &Transaction<'_>,
+    network: &NetworkRow,
+    mac: MacAddr,
+) -> Result<(), WorkloadError> {
+    if mac.is_multicast() || mac.0 == [0; 6] || mac == MacAddr::for_ipv4(network.gateway) {
+        return Err(WorkloadError::InvalidMac(mac));
+    }
+    match column_owner(tx, "mac", network, &mac.to_string())? {
+        Some(owner) => Err(WorkloadError::MacTaken { mac, owner }),
+        None => Ok(()),
+    }
+}
+
+fn column_owner(
+    tx: &Transaction<'_>,
+    column: &'static str,
+    network: &NetworkRow,
+    value: &str,
+) -> rusqlite::Result<Option<String>> {
+    tx.prepare_cached(&format!("SELECT name FROM workloads WHERE network = ?1 AND {column} = ?2"))?
+        .query_row(params![network.id.0, value], |row| row.get(0))
+        .optional()
+}
+
 /// Gives a workload its process. Saying the same again is fine.
 pub fn attach_workload(
     tx: &Transaction<'_>,
@@ -157,7 +248,9 @@ pub fn attach_workload(
         Some(_) => return Err(WorkloadError::Attached(row.name)),
         None => {}
     }
-    if let Some(other) = workload_in(tx, process.netns)? {
+    if let Some(netns) = process.netns
+        && let Some(other) = workload_in(tx, netns)?
+    {
         return Err(WorkloadError::Netns(other));
     }
     tx.execute(
@@ -166,8 +259,8 @@ pub fn attach_workload(
             row.id.0,
             process.pid,
             signed(process.start_time),
-            signed(process.netns.dev),
-            signed(process.netns.ino)
+            process.netns.map(|netns| signed(netns.dev)),
+            process.netns.map(|netns| signed(netns.ino))
         ],
     )?;
     workload_named(tx, name)
@@ -229,6 +322,8 @@ mod tests {
             name: Some(WorkloadName::parse(name).unwrap()),
             network: "bridge".into(),
             kind: WorkloadKind::Run,
+            address: None,
+            mac: None,
             allow_host: Vec::new(),
             resolv_conf: false,
             boot_id: "boot".into(),
@@ -237,7 +332,7 @@ mod tests {
 
     fn process(pid: i32) -> Process {
         let ino = u64::try_from(pid).unwrap();
-        Process { pid, start_time: 7, netns: Identity { dev: 4, ino } }
+        Process { pid, start_time: 7, netns: Some(Identity { dev: 4, ino }) }
     }
 
     #[test]
@@ -292,7 +387,36 @@ mod tests {
             Err(WorkloadError::Attached(_))
         ));
         assert!(matches!(attach_workload(&tx, "db", process(10)), Err(WorkloadError::Netns(_))));
-        assert!(is_workload_netns(&tx, process(10).netns).unwrap());
+        assert!(is_workload_netns(&tx, process(10).netns.unwrap()).unwrap());
+    }
+
+    #[test]
+    fn an_address_and_a_mac_can_be_asked_for_and_are_refused_with_the_owner() {
+        let mut connection = in_memory();
+        let tx = connection.transaction().unwrap();
+        ensure_default_network(&tx, &[], 0).unwrap();
+        let asked = |name, address: Option<&str>, mac: Option<[u8; 6]>| NewWorkload {
+            kind: WorkloadKind::Vm,
+            address: address.map(|text| text.parse().unwrap()),
+            mac: mac.map(MacAddr),
+            ..new(name)
+        };
+        let own = [0x52, 0x54, 0, 0, 0, 1];
+        let (_, db) = insert_workload(&tx, &asked("db", Some("10.88.7.7"), Some(own)), 0).unwrap();
+        assert_eq!((db.address.to_string().as_str(), db.mac.0), ("10.88.7.7", own));
+        assert!(db.is_placed() && db.process.is_none());
+        for address in ["10.88.0.0", "10.88.0.1", "10.88.255.255", "10.89.0.2", "127.0.0.1"] {
+            let refused = insert_workload(&tx, &asked("x", Some(address), None), 0).unwrap_err();
+            assert!(matches!(refused, WorkloadError::NotAssignable { .. }), "{address}: {refused}");
+        }
+        let refused = insert_workload(&tx, &asked("x", Some("10.88.7.7"), None), 0).unwrap_err();
+        assert!(refused.to_string().contains("workload `db`"), "{refused}");
+        let refused = insert_workload(&tx, &asked("x", None, Some(own)), 0).unwrap_err();
+        assert!(refused.to_string().contains("workload `db`"), "{refused}");
+        for mac in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 0x4c, 10, 88, 0, 1]] {
+            let refused = insert_workload(&tx, &asked("x", None, Some(mac)), 0).unwrap_err();
+            assert!(matches!(refused, WorkloadError::InvalidMac(_)), "{refused}");
+        }
     }
 
     #[test]

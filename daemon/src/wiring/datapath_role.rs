@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use lichen_api::RuntimeDirectory;
-use lichen_netstack::command::{Answer, Command, PROTOCOL, Statistics};
+use lichen_netstack::command::{Answer, Command, Event, LinkState, PROTOCOL, Statistics};
 use lichen_netstack::datapath::Datapath;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
@@ -164,6 +164,10 @@ impl Shared {
                     Ok(listener) => (Answer::Done, Some(listener)),
                     Err(error) => (Answer::Refused { reason: chain(&error) }, None),
                 },
+                Ok(Command::TakeSocket { port }) => match self.datapath().socket(port) {
+                    Ok(socket) => (Answer::Done, Some(socket)),
+                    Err(error) => (Answer::Refused { reason: chain(&error) }, None),
+                },
                 Ok(command) => {
                     let descriptor = message.descriptors.into_iter().next();
                     (self.answer(command, descriptor, counted), None)
@@ -217,15 +221,25 @@ impl Shared {
                 WorkerEvent::SlotLost { slot, port } => {
                     self.datapath().handle_slot_lost(slot, port);
                 }
-                WorkerEvent::Event(event) => {
-                    let mut control = self.control();
-                    let failed =
-                        control.as_ref().is_some_and(|link| link.send(&event, &[]).is_err());
-                    if failed && let Some(link) = control.take() {
-                        link.close();
-                    }
+                WorkerEvent::WrongMac { port, used } => {
+                    let event = self.datapath().handle_wrong_mac(port, used);
+                    event.into_iter().for_each(|event| self.tell(&event));
                 }
+                WorkerEvent::RightMac { port } => {
+                    let event = self.datapath().handle_link(port, LinkState::Connected);
+                    event.into_iter().for_each(|event| self.tell(&event));
+                }
+                WorkerEvent::Event(event) => self.tell(&event),
             }
+        }
+    }
+
+    /// Tells control, if there is one.
+    fn tell(&self, event: &Event) {
+        let mut control = self.control();
+        let failed = control.as_ref().is_some_and(|link| link.send(event, &[]).is_err());
+        if failed && let Some(link) = control.take() {
+            link.close();
         }
     }
 }

@@ -10,3 +10,4 @@ pub mod name_service;
 pub mod namespaces;
 pub mod process_watch;
 pub mod resolv_conf;
+pub mod vm_sockets;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use lichen_api::WorkloadKind;
 use lichen_workload::spec::TapRequest;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -43,8 +44,14 @@ pub trait Namespaces: Send + Sync {
     /// Opens the tap, made if missing. An error's text says what was wrong and what to do.
     fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String>;
 
-    /// Takes hold of a process: from now on its end is seen, and its number cannot deceive.
-    fn hold(&self, pid: i32, start_time: Option<u64>) -> Result<(Process, OwnedFd), ProcessError>;
+    /// Takes hold of a process: from now on its end is seen, and its number cannot deceive. It must be in
+    /// a network namespace of its own, unless it runs a virtual machine.
+    fn hold(
+        &self,
+        pid: i32,
+        start_time: Option<u64>,
+        kind: WorkloadKind,
+    ) -> Result<(Process, OwnedFd), ProcessError>;
 
     /// Which network namespace a process is in.
     fn netns_of(&self, pid: i32) -> io::Result<Identity>;
@@ -59,7 +66,12 @@ impl Namespaces for KernelNamespaces {
         lichen_workload::open_tap(request).map_err(|error| chain(&error))
     }
 
-    fn hold(&self, pid: i32, start_time: Option<u64>) -> Result<(Process, OwnedFd), ProcessError> {
+    fn hold(
+        &self,
+        pid: i32,
+        start_time: Option<u64>,
+        kind: WorkloadKind,
+    ) -> Result<(Process, OwnedFd), ProcessError> {
         let failed = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::SRCH | Errno::NOENT) => ProcessError::Gone(pid),
             Some(Errno::ACCESS | Errno::PERM) => ProcessError::Foreign(pid),
@@ -75,12 +87,14 @@ impl Namespaces for KernelNamespaces {
         }
         let netns = self.netns_of(pid).map_err(failed)?;
         let own = i32::try_from(std::process::id()).expect("a pid is positive and fits");
-        if self.netns_of(own).is_ok_and(|host| host == netns) {
+        let is_monitor = kind == WorkloadKind::Vm;
+        if !is_monitor && self.netns_of(own).is_ok_and(|host| host == netns) {
             return Err(ProcessError::OnHost(pid));
         }
         if has_ended(&pidfd) {
             return Err(ProcessError::Gone(pid));
         }
+        let netns = (!is_monitor).then_some(netns);
         Ok((Process { pid, start_time: found, netns }, pidfd))
     }
 

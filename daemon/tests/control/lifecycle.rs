@@ -41,6 +41,8 @@ fn run_request(name: &str) -> CreateWorkload {
         name: Some(name.to_owned()),
         network: None,
         kind: WorkloadKind::Run,
+        address: None,
+        mac: None,
         ports: Vec::new(),
         allow_host: Vec::new(),
         source: Source::Client,
@@ -77,7 +79,7 @@ fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> ErrorCode {
     result.unwrap_err().code
 }
 
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");

@@ -3,3 +3,4 @@
 mod http;
 mod lifecycle;
 mod simulated;
+mod virtual_machines;

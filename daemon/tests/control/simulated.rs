@@ -9,13 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use lichen_api::Directories;
+use lichen_api::{Directories, WorkloadKind};
 use lichen_daemon::app::{App, Parts};
 use lichen_daemon::state::{self, Identity, Process, Store};
 use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, DatapathSource, Origin};
 use lichen_daemon::wiring::link::Link;
 use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
-use lichen_netstack::command::{Answer, Command, Event, Inventory, PROTOCOL, Statistics};
+use lichen_netstack::command::{
+    Answer, Attachment, Command, Event, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
+};
 use lichen_workload::spec::{NetnsTarget, TapRequest};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -50,6 +52,7 @@ struct Memory {
     inventory: Inventory,
     listeners: BTreeMap<u32, TcpListener>,
     taps: BTreeSet<u32>,
+    sockets: BTreeMap<u32, OwnedFd>,
     alive: bool,
     link: Option<Link>,
     commands: usize,
@@ -93,20 +96,34 @@ impl SimulatedDatapath {
         memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
     }
 
+    /// Changes the link of a port, as when a virtual machine connects.
+    pub(crate) fn set_link(&self, id: u32, state: LinkState) {
+        let mut memory = self.0.lock().unwrap();
+        let port = lichen_netstack::ids::PortId(id);
+        memory.inventory.links.retain(|there| there.port != port);
+        memory.inventory.links.push(PortLink { port, state: state.clone() });
+        let event = Event::Link(PortLink { port, state });
+        memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
+    }
+
     fn serve(self, link: Link) {
         while let Ok(Some(message)) = link.receive() {
             let command: Command = serde_json::from_slice(&message.body).unwrap();
             let mut memory = self.0.lock().unwrap();
-            let listener = match &command {
-                Command::TakeListener { forward } => {
-                    memory.listeners.get(&forward.0).map(|listener| listener.try_clone().unwrap())
+            let taken: Option<OwnedFd> = match &command {
+                Command::TakeListener { forward } => memory
+                    .listeners
+                    .get(&forward.0)
+                    .map(|listener| listener.try_clone().unwrap().into()),
+                Command::TakeSocket { port } => {
+                    memory.sockets.get(&port.0).map(|socket| socket.try_clone().unwrap())
                 }
                 _ => None,
             };
             let answer = memory.obey(command, message.descriptors);
             drop(memory);
-            let listener = listener.as_ref().map(AsFd::as_fd);
-            if link.send(&answer, listener.as_slice()).is_err() {
+            let taken = taken.as_ref().map(AsFd::as_fd);
+            if link.send(&answer, taken.as_slice()).is_err() {
                 return;
             }
         }
@@ -131,8 +148,13 @@ impl Memory {
                 inventory.networks.retain(|there| there.id != network);
             }
             Command::SetPort(spec) => {
-                if descriptors.pop().is_some() {
+                if let Some(descriptor) = descriptors.pop() {
                     self.taps.insert(spec.id.0);
+                    if spec.attachment == Attachment::VhostUser {
+                        self.sockets.insert(spec.id.0, descriptor);
+                        let state = LinkState::Waiting;
+                        inventory.links.push(PortLink { port: spec.id, state });
+                    }
                 } else if !self.taps.contains(&spec.id.0) {
                     return Answer::Refused { reason: "a new port needs its tap".into() };
                 }
@@ -142,7 +164,9 @@ impl Memory {
             Command::RemovePort { port } => {
                 inventory.ports.retain(|there| there.id != port);
                 inventory.forwards.retain(|there| there.port != port);
+                inventory.links.retain(|there| there.port != port);
                 self.taps.remove(&port.0);
+                self.sockets.remove(&port.0);
             }
             Command::SetForward(spec) => match descriptors.pop() {
                 Some(listener) => {
@@ -157,7 +181,7 @@ impl Memory {
                 inventory.forwards.retain(|there| there.id != forward);
             }
             Command::SetResolvers { resolvers } => inventory.resolvers = resolvers,
-            Command::TakeListener { .. } => {}
+            Command::TakeListener { .. } | Command::TakeSocket { .. } => {}
             Command::Stop => self.alive = false,
         }
         Answer::Done
@@ -211,7 +235,12 @@ impl Namespaces for SimulatedNamespaces {
         }
     }
 
-    fn hold(&self, pid: i32, start_time: Option<u64>) -> Result<(Process, OwnedFd), ProcessError> {
+    fn hold(
+        &self,
+        pid: i32,
+        start_time: Option<u64>,
+        kind: WorkloadKind,
+    ) -> Result<(Process, OwnedFd), ProcessError> {
         let gone = || ProcessError::Gone(pid);
         let number = Pid::from_raw(pid).ok_or_else(gone)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
@@ -220,6 +249,7 @@ impl Namespaces for SimulatedNamespaces {
             return Err(ProcessError::Recycled(pid));
         }
         let netns = Identity { dev: 4, ino: u64::try_from(pid).unwrap() };
+        let netns = (kind != WorkloadKind::Vm).then_some(netns);
         Ok((Process { pid, start_time: found, netns }, pidfd))
     }
 

@@ -22,7 +22,7 @@ use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, Readiness, Token, TokenKind};
-use crate::ids::{ForwardId, PortId};
+use crate::ids::{ForwardId, MacAddr, PortId};
 use crate::port::{MAX_FRAME, Port, Receive};
 use crate::switch::directory::Directory;
 use crate::time::Instant;
@@ -101,6 +101,18 @@ pub enum WorkerEvent {
         /// Which slot.
         slot: u16,
         /// Whose it was.
+        port: PortId,
+    },
+    /// A guest that has just come uses another Ethernet address than its port's.
+    WrongMac {
+        /// Which port.
+        port: PortId,
+        /// The address it uses.
+        used: MacAddr,
+    },
+    /// And now it uses the right one.
+    RightMac {
+        /// Which port.
         port: PortId,
     },
 }
@@ -217,10 +229,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {
         let old = match self.slots.get_mut(usize::from(slot)) {
-            Some(Some(open)) if open.spec.id == port => {
-                open.io.flush();
-                std::mem::replace(&mut open.io, io)
-            }
+            Some(Some(open)) if open.spec.id == port => open.plug(io),
             _ => io,
         };
         // Who asked may have gone; then it is closed here.
@@ -384,6 +393,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             scratch: &mut self.scratch,
         };
         let frame = &mut self.received[..len];
+        if let Some(event) = open.note_mac(frame) {
+            self.events.push_back(event);
+        }
         let Some(crossing) = open.handle_frame(surroundings, frame) else { return };
         // Between two ports of one worker; with several workers the other queue goes here.
         let delivered = match self.slots.get_mut(usize::from(crossing.to.slot)) {

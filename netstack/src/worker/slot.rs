@@ -8,7 +8,8 @@ use slab::Slab;
 use super::WorkerEvent;
 use crate::budget::TokenBucket;
 use crate::command::{
-    Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, SourceRule, Transport,
+    Attachment, Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, SourceRule,
+    Transport,
 };
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
@@ -45,6 +46,18 @@ pub(super) struct Slot<P, H: Host> {
     refusals: Vec<Refusal>,
     refusal_rate: TokenBucket,
     suppressed: u64,
+    own_mac: OwnMac,
+}
+
+/// Whether a guest that comes and goes uses the address of its port, as far as its frames have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnMac {
+    /// It has not sent anything since it came.
+    Unknown,
+    /// It has used another, which was told.
+    Wrong,
+    /// It has used the right one. Others that it may use besides are not worth a word.
+    Right,
 }
 
 /// A published port of this slot.
@@ -97,6 +110,31 @@ impl<P: Port, H: Host> Slot<P, H> {
             refusals: Vec::new(),
             refusal_rate: TokenBucket::new(REFUSAL_RATE, REFUSAL_RATE),
             suppressed: 0,
+            own_mac: OwnMac::Unknown,
+        }
+    }
+
+    /// Changes how the port's frames come; answers how they came before.
+    pub(super) fn plug(&mut self, io: P) -> P {
+        self.io.flush();
+        self.own_mac = OwnMac::Unknown;
+        std::mem::replace(&mut self.io, io)
+    }
+
+    /// What control should hear of the guest's Ethernet address after a frame of it was judged.
+    pub(super) fn note_mac(&mut self, frame: &[u8]) -> Option<WorkerEvent> {
+        if self.own_mac == OwnMac::Right || self.spec.attachment == Attachment::Tap {
+            return None;
+        }
+        let source = frame.get(VNET_LEN + 6..VNET_LEN + 12)?;
+        let used = MacAddr(source.try_into().expect("six bytes"));
+        let port = self.spec.id;
+        let before = self.own_mac;
+        self.own_mac = if used == self.spec.mac { OwnMac::Right } else { OwnMac::Wrong };
+        match (before, self.own_mac) {
+            (OwnMac::Unknown, OwnMac::Wrong) => Some(WorkerEvent::WrongMac { port, used }),
+            (OwnMac::Wrong, OwnMac::Right) => Some(WorkerEvent::RightMac { port }),
+            _ => None,
         }
     }
 

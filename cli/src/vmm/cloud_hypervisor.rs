@@ -1,0 +1,37 @@
+//! Arguments of cloud-hypervisor (its `docs/vhost-user-net-testing.md`).
+
+use super::Nic;
+
+/// What puts a guest with that much memory onto its place.
+pub(crate) fn arguments(nic: &Nic, memory: &str) -> Vec<String> {
+    let Nic { socket, mac, mtu } = nic;
+    vec![
+        "--memory".to_owned(),
+        format!("size={memory},shared=on"),
+        "--net".to_owned(),
+        // `client`: it connects to us. Two queues are one pair.
+        format!(
+            "vhost_user=true,socket={socket},vhost_mode=client,num_queues=2,queue_size=256,mac={mac},mtu={mtu}"
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_shared_and_the_socket_is_connected_to() {
+        let nic = Nic { socket: "/run/x.sock".into(), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
+        assert_eq!(
+            arguments(&nic, "1G"),
+            [
+                "--memory",
+                "size=1G,shared=on",
+                "--net",
+                "vhost_user=true,socket=/run/x.sock,vhost_mode=client,num_queues=2,queue_size=256,\
+                 mac=02:00:00:00:00:01,mtu=1500",
+            ]
+        );
+    }
+}

@@ -1,0 +1,337 @@
+//! Arguments of QEMU: what a caller's own say about the machine, and what is added to them.
+//!
+//! Shared memory, the socket and the network device are ours; a caller that gives them too is told so,
+//! rather than left with a machine whose network is silent.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::Nic;
+
+/// Name of our memory object.
+const MEMORY: &str = "lichen-memory";
+/// Name of our socket and network backend.
+const NET: &str = "lichen0";
+/// QEMU's own default.
+const DEFAULT_MEMORY: &str = "128M";
+
+/// A version of QEMU, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u32, pub(crate) u32);
+
+impl Version {
+    /// Reads what `--version` prints.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let numbers = text.split("version ").nth(1)?;
+        let mut numbers = numbers.split(|c: char| !c.is_ascii_digit());
+        Some(Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+}
+
+/// How the machine's devices are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bus {
+    /// Most machines.
+    Pci,
+    /// `microvm` without PCIe.
+    Mmio,
+    /// IBM Z.
+    Ccw,
+}
+
+/// What runs the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// QEMU itself.
+    Tcg,
+    /// The host's processor.
+    Hardware,
+}
+
+/// What the caller's arguments say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// As `-m` has it, with a unit.
+    pub(crate) memory: String,
+    /// Where our device goes.
+    pub(crate) bus: Bus,
+    /// What runs it.
+    pub(crate) accelerator: Accelerator,
+}
+
+impl Machine {
+    /// A machine with that much memory, for who has not started one yet.
+    pub(crate) fn of_memory(memory: &str) -> Self {
+        Self { memory: memory.to_owned(), bus: Bus::Pci, accelerator: Accelerator::Tcg }
+    }
+}
+
+/// Why a command cannot be given a network.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Clash {
+    /// Another program.
+    #[error(
+        "`{0}` is not QEMU, the only monitor that `vm run` can start; for another one give it the \
+         arguments that `lichen vm add NAME` prints"
+    )]
+    NotQemu(String),
+    /// An argument that is ours.
+    #[error(
+        "`{argument}` clashes with {ours}, which `vm run` gives to QEMU itself; leave it out, or give all \
+         of it yourself with the arguments that `lichen vm add NAME` prints"
+    )]
+    Ours {
+        /// The caller's argument.
+        argument: String,
+        /// What it clashes with.
+        ours: &'static str,
+    },
+    /// A QEMU that would outlive the command that was waited for.
+    #[error(
+        "`-daemonize` would end the workload at once; leave it out and put `&` behind the command instead"
+    )]
+    Daemonize,
+}
+
+/// Reads what a caller's command, the program included, says about the machine.
+pub(crate) fn read(command: &[OsString]) -> Result<Machine, Clash> {
+    let program = command.first().map(OsString::as_os_str).unwrap_or_default();
+    if !is_qemu(program) {
+        return Err(Clash::NotQemu(program.to_string_lossy().into_owned()));
+    }
+    let words: Vec<String> =
+        command[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let (mut kind, mut memory) = (String::new(), DEFAULT_MEMORY.to_owned());
+    let mut accelerator = Accelerator::Tcg;
+    for (at, word) in words.iter().enumerate() {
+        let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+            continue;
+        };
+        let value = words.get(at + 1).map_or("", String::as_str);
+        check(word, option, value)?;
+        match option {
+            "m" => memory = with_unit(value),
+            "M" | "machine" => {
+                let (name, accel) = machine(value);
+                kind = name.unwrap_or(kind);
+                accelerator = accel.map_or(accelerator, accelerator_of);
+            }
+            "accel" => accelerator = accelerator_of(value.split(',').next().unwrap_or_default()),
+            "enable-kvm" => accelerator = Accelerator::Hardware,
+            _ => {}
+        }
+    }
+    let is_microvm = kind.split(',').next() == Some("microvm") && !kind.contains("pcie=on");
+    let bus = if is_microvm {
+        Bus::Mmio
+    } else if program.to_string_lossy().ends_with("s390x") {
+        Bus::Ccw
+    } else {
+        Bus::Pci
+    };
+    Ok(Machine { memory, bus, accelerator })
+}
+
+fn is_qemu(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm"
+}
+
+fn check(word: &str, option: &str, value: &str) -> Result<(), Clash> {
+    let ours =
+        |ours| Err(Clash::Ours { argument: format!("{word} {value}").trim().to_owned(), ours });
+    match option {
+        "daemonize" => Err(Clash::Daemonize),
+        "object" if value.starts_with("memory-backend-") => ours("the shared memory"),
+        "M" | "machine" if value.contains("memory-backend=") => ours("the shared memory"),
+        "mem-path" => ours("the shared memory"),
+        "numa" if value.contains("memdev=") => ours("the shared memory"),
+        "chardev" | "netdev" if value.split(',').any(|it| it == format!("id={NET}")) => {
+            ours("the network device")
+        }
+        "netdev" if value.starts_with("vhost-user") => ours("the network device"),
+        _ => Ok(()),
+    }
+}
+
+/// The machine's name with its options, if named, and its accelerator.
+fn machine(value: &str) -> (Option<String>, Option<&str>) {
+    let first = value.split(',').next().unwrap_or_default();
+    let name = first.strip_prefix("type=").unwrap_or(first);
+    let name = (!name.contains('=')).then(|| value.replacen(first, name, 1));
+    (name, value.split(',').find_map(|option| option.strip_prefix("accel=")))
+}
+
+/// The first of several is tried first.
+fn accelerator_of(value: &str) -> Accelerator {
+    match value.split(':').next() {
+        Some("tcg") => Accelerator::Tcg,
+        _ => Accelerator::Hardware,
+    }
+}
+
+/// `-m` counts in MiB, other sizes in bytes.
+fn with_unit(value: &str) -> String {
+    let first = value.split(',').next().unwrap_or_default();
+    let size = value
+        .split(',')
+        .find_map(|option| option.strip_prefix("size="))
+        .unwrap_or(if first.contains('=') { DEFAULT_MEMORY } else { first });
+    match size.chars().last() {
+        Some(last) if last.is_ascii_digit() => format!("{size}M"),
+        _ => size.to_owned(),
+    }
+}
+
+/// What is added to a caller's arguments. Without a version, the newest is meant.
+pub(crate) fn arguments(nic: &Nic, machine: &Machine, version: Option<Version>) -> Vec<String> {
+    let Nic { socket, mac, mtu } = nic;
+    // A comma in a value is written twice.
+    let socket = socket.replace(',', ",,");
+    let reconnect = match version {
+        Some(version) if version < Version(9, 2) => "reconnect=1",
+        _ => "reconnect-ms=1000",
+    };
+    let mut device = match machine.bus {
+        Bus::Pci => "virtio-net-pci",
+        Bus::Mmio => "virtio-net-device",
+        Bus::Ccw => "virtio-net-ccw",
+    }
+    .to_owned();
+    device.push_str(&format!(",netdev={NET},mac={mac}"));
+    if *mtu != 1500 {
+        device.push_str(&format!(",host_mtu={mtu}"));
+    }
+    // QEMU 7 crashes under TCG when a vhost-user device raises a message-signalled interrupt.
+    let is_old = version.is_some_and(|version| version < Version(8, 0));
+    if is_old && machine.bus == Bus::Pci && machine.accelerator == Accelerator::Tcg {
+        device.push_str(",vectors=0");
+    }
+    let size = &machine.memory;
+    let mut arguments: Vec<String> = [
+        "-object",
+        &format!("memory-backend-memfd,id={MEMORY},size={size},share=on"),
+        "-machine",
+        &format!("memory-backend={MEMORY}"),
+        "-chardev",
+        &format!("socket,id={NET},path={socket},{reconnect}"),
+        "-netdev",
+        &format!("vhost-user,id={NET},chardev={NET}"),
+        "-device",
+        &device,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    if machine.bus == Bus::Mmio {
+        // Our device speaks virtio 1 only.
+        arguments.extend(["-global", "virtio-mmio.force-legacy=false"].map(str::to_owned));
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn nic() -> Nic {
+        Nic { socket: "/run/db.sock".into(), mac: "02:4c:0a:58:00:02".into(), mtu: 1500 }
+    }
+
+    #[test]
+    fn versions_are_read_as_distributions_print_them() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright";
+        assert_eq!(Version::parse(debian), Some(Version(7, 2)));
+        assert_eq!(Version::parse("QEMU emulator version 10.0.50"), Some(Version(10, 0)));
+        assert_eq!(Version::parse("busybox"), None);
+        assert!(Version(9, 2) > Version(8, 10));
+    }
+
+    #[test]
+    fn memory_is_read_in_every_form() {
+        for (line, memory) in [
+            ("", "128M"),
+            ("-m 512", "512M"),
+            ("-m 512M", "512M"),
+            ("--m 2G", "2G"),
+            ("-m 2G,slots=2,maxmem=4G", "2G"),
+            ("-m slots=2,size=3G", "3G"),
+            ("-m slots=2,maxmem=4G", "128M"),
+        ] {
+            let read = read(&command(&format!("qemu-system-x86_64 {line}"))).unwrap();
+            assert_eq!(read.memory, memory, "{line}");
+        }
+    }
+
+    #[test]
+    fn machine_and_accelerator_are_read_wherever_they_stand() {
+        use {Accelerator as A, Bus as B};
+        for (line, bus, accelerator) in [
+            ("qemu-system-x86_64", B::Pci, A::Tcg),
+            ("/usr/bin/qemu-system-x86_64 -M q35,accel=kvm:tcg", B::Pci, A::Hardware),
+            ("qemu-system-x86_64 -machine accel=kvm -M type=microvm,rtc=on", B::Mmio, A::Hardware),
+            ("qemu-system-x86_64 -M microvm,pcie=on -accel tcg,thread=single", B::Pci, A::Tcg),
+            ("qemu-system-x86_64 -M microvm -machine rtc=on -enable-kvm", B::Mmio, A::Hardware),
+            ("qemu-system-s390x", B::Ccw, A::Tcg),
+            ("kvm -accel hvf", B::Pci, A::Hardware),
+        ] {
+            let read = read(&command(line)).unwrap();
+            assert_eq!((read.bus, read.accelerator), (bus, accelerator), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_ours_is_refused_by_name() {
+        for line in [
+            "-object memory-backend-file,id=x,size=1G",
+            "-M q35,memory-backend=x",
+            "-mem-path /dev/shm",
+            "-numa node,memdev=x",
+            "-netdev vhost-user,id=n,chardev=c",
+            "-chardev socket,id=lichen0,path=x",
+        ] {
+            let refused = read(&command(&format!("qemu-system-x86_64 {line}"))).unwrap_err();
+            assert!(refused.to_string().contains(line), "{refused}");
+            assert!(refused.to_string().contains("lichen vm add"), "{refused}");
+        }
+        assert_eq!(read(&command("qemu-system-x86_64 -daemonize")), Err(Clash::Daemonize));
+        let other = read(&command("cloud-hypervisor --kernel x")).unwrap_err();
+        assert!(other.to_string().contains("is not QEMU"), "{other}");
+        // Network cards of other kinds, and files on disks, are the caller's business.
+        read(&command("qemu-system-x86_64 -nic user -object rng-random,id=r -chardev null,id=c"))
+            .unwrap();
+    }
+
+    #[test]
+    fn arguments_suit_the_machine_and_the_version() {
+        let arguments = |machine: &Machine, version| arguments(&nic(), machine, version).join(" ");
+        let pc = Machine::of_memory("1G");
+        assert_eq!(
+            arguments(&pc, Some(Version(7, 2))),
+            "-object memory-backend-memfd,id=lichen-memory,size=1G,share=on \
+             -machine memory-backend=lichen-memory \
+             -chardev socket,id=lichen0,path=/run/db.sock,reconnect=1 \
+             -netdev vhost-user,id=lichen0,chardev=lichen0 \
+             -device virtio-net-pci,netdev=lichen0,mac=02:4c:0a:58:00:02,vectors=0"
+        );
+        let new = arguments(&pc, Some(Version(10, 0)));
+        assert!(new.contains("reconnect-ms=1000") && !new.contains("vectors"), "{new}");
+        let hardware = Machine { accelerator: Accelerator::Hardware, ..pc.clone() };
+        assert!(!arguments(&hardware, Some(Version(7, 2))).contains("vectors"));
+        let micro = arguments(&Machine { bus: Bus::Mmio, ..pc }, None);
+        assert!(
+            micro.contains("virtio-net-device") && micro.ends_with("force-legacy=false"),
+            "{micro}"
+        );
+    }
+
+    #[test]
+    fn a_large_mtu_and_a_comma_in_a_path_are_passed_on() {
+        let nic = Nic { socket: "/run/a,b.sock".into(), mtu: 9000, ..nic() };
+        let line = arguments(&nic, &Machine::of_memory("1G"), None).join(" ");
+        assert!(line.contains("path=/run/a,,b.sock,") && line.contains(",host_mtu=9000"), "{line}");
+    }
+}
