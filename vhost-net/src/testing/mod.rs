@@ -1,0 +1,3 @@
+//! A guest without a guest.
+
+pub mod driver;

@@ -1,0 +1,187 @@
+//! The two rings against a driver that keeps the rules, and against one that does not.
+#![cfg(target_os = "linux")]
+
+use lichen_netstack::port::MAX_FRAME;
+use lichen_vhost_net::queue::error::RingError;
+use lichen_vhost_net::queue::from_guest::FromGuest;
+use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
+use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
+use lichen_vhost_net::testing::driver::{BUFFERS, Descriptor, Driver, MEMORY};
+
+const SIZE: u16 = 256;
+
+fn features(header: HeaderLayout) -> RingFeatures {
+    RingFeatures { header, notices: Notices::EventIndex, tables: Tables::Accepted }
+}
+
+fn from_guest(driver: &Driver, header: HeaderLayout) -> FromGuest {
+    FromGuest::resume(driver.memory(), driver.layout(), features(header)).expect("a sound ring")
+}
+
+fn to_guest(driver: &Driver, header: HeaderLayout) -> ToGuest {
+    ToGuest::resume(driver.memory(), driver.layout(), features(header)).expect("a sound ring")
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+/// Offers one bad chain, then a good one that must still pass.
+fn assert_refused(chain: &[Descriptor], expected: RingError) {
+    let mut driver = Driver::new(SIZE);
+    let mut ring = from_guest(&driver, HeaderLayout::Single);
+    for (at, &descriptor) in (0..).zip(chain) {
+        driver.describe(0, at, descriptor);
+    }
+    driver.offer(0);
+    driver.describe(0, 200, (BUFFERS, 76, 0, 0));
+    driver.offer(200);
+    let mut buffer = vec![0; MAX_FRAME];
+    assert_eq!(ring.receive(&mut buffer), Err(expected), "{chain:x?}");
+    assert_eq!(ring.receive(&mut buffer), Ok(Some(76)), "{chain:x?}");
+}
+
+#[test]
+fn a_frame_split_anywhere_arrives_whole_with_every_header() {
+    for header in [HeaderLayout::Legacy, HeaderLayout::Single, HeaderLayout::Mergeable] {
+        for split in [1, 5, 11, 12, 40] {
+            let mut driver = Driver::new(SIZE);
+            let mut ring = from_guest(&driver, header);
+            let sent = frame(header.len() + 64);
+            driver.write(BUFFERS, &sent);
+            driver.describe(0, 0, (BUFFERS, split, 1, 1));
+            driver.describe(0, 1, (BUFFERS, 0, 1, 2));
+            driver.describe(0, 2, (BUFFERS + u64::from(split), sent.len() as u32 - split, 0, 0));
+            driver.offer(0);
+            let mut buffer = vec![0xee; MAX_FRAME];
+            assert_eq!(ring.receive(&mut buffer), Ok(Some(76)));
+            assert_eq!(buffer[..10], sent[..10]);
+            assert_eq!(buffer[10..12], [0, 0]);
+            assert_eq!(buffer[12..76], sent[header.len()..], "{header:?} split at {split}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_behind_an_indirect_table_arrives() {
+    let mut driver = Driver::new(SIZE);
+    let mut ring = from_guest(&driver, HeaderLayout::Mergeable);
+    driver.write(BUFFERS, &frame(112));
+    driver.describe(BUFFERS + 0x1000, 0, (BUFFERS, 12, 1, 1));
+    driver.describe(BUFFERS + 0x1000, 1, (BUFFERS + 12, 100, 0, 0));
+    driver.describe(0, 0, (BUFFERS + 0x1000, 32, 4, 0));
+    driver.offer(0);
+    let mut buffer = vec![0; MAX_FRAME];
+    assert_eq!(ring.receive(&mut buffer), Ok(Some(112)));
+    assert_eq!(buffer[12..112], frame(112)[12..]);
+}
+
+#[test]
+fn a_batch_is_published_at_once_and_calls_once() {
+    let mut driver = Driver::new(SIZE);
+    let mut ring = from_guest(&driver, HeaderLayout::Single);
+    for head in 0..64 {
+        driver.describe(0, head, (BUFFERS, 76, 0, 0));
+        driver.offer(head);
+    }
+    let mut buffer = vec![0; MAX_FRAME];
+    while ring.receive(&mut buffer) != Ok(None) {}
+    assert_eq!(driver.take_used(), None);
+    assert_eq!((ring.flush(), ring.flush()), (Ok(true), Ok(false)));
+    assert_eq!(std::iter::from_fn(|| driver.take_used()).count(), 64);
+    driver.want_call_after(100);
+    driver.offer(0);
+    assert_eq!(ring.receive(&mut buffer), Ok(Some(76)));
+    assert_eq!(ring.flush(), Ok(false));
+}
+
+#[test]
+fn a_large_frame_is_merged_over_buffers_and_says_how_many() {
+    let mut driver = Driver::new(SIZE);
+    let mut ring = to_guest(&driver, HeaderLayout::Mergeable);
+    let sent = frame(12 + 4000);
+    for head in 0..3 {
+        assert_eq!(ring.transmit(&sent), Ok(Delivered::Full));
+        driver.describe(0, head, (BUFFERS + 1500 * u64::from(head), 1500, 2, 0));
+        driver.offer(head);
+    }
+    assert_eq!(ring.transmit(&sent), Ok(Delivered::Sent));
+    assert_eq!(ring.flush(), Ok(true));
+    let used: Vec<_> = std::iter::from_fn(|| driver.take_used()).collect();
+    assert_eq!(used, [(0, 1500), (1, 1500), (2, 1012)]);
+    let arrived = driver.read(BUFFERS, sent.len());
+    assert_eq!(arrived[10..12], [3, 0]);
+    assert_eq!((&arrived[..10], &arrived[12..]), (&sent[..10], &sent[12..]));
+}
+
+#[test]
+fn a_device_that_comes_back_goes_on_at_the_used_index() {
+    let mut driver = Driver::new(SIZE);
+    let mut buffer = vec![0; MAX_FRAME];
+    driver.describe(0, 0, (BUFFERS, 76, 0, 0));
+    driver.offer(0);
+    driver.offer(0);
+    let mut first = from_guest(&driver, HeaderLayout::Single);
+    assert_eq!(first.receive(&mut buffer), Ok(Some(76)));
+    first.flush().expect("a sound ring");
+    let mut second = from_guest(&driver, HeaderLayout::Single);
+    assert_eq!(second.receive(&mut buffer), Ok(Some(76)));
+    assert_eq!(second.receive(&mut buffer), Ok(None));
+}
+
+#[test]
+fn a_bad_chain_costs_its_frame_and_no_other() {
+    let buffer = (BUFFERS, 64, 1);
+    let (a, l, next) = buffer;
+    assert_refused(&[(a, l, next, 0)], RingError::Loop);
+    assert_refused(&[(a, l, next, 1), (a, l, next, 0)], RingError::Loop);
+    assert_refused(&[(a, l, next, 0xffff)], RingError::Next);
+    assert_refused(&[(0xdead_0000_0000, 64, 0, 0)], RingError::Address);
+    assert_refused(&[(MEMORY - 8, 72, 0, 0)], RingError::Address);
+    assert_refused(&[(u64::MAX - 7, 64, 0, 0)], RingError::Address);
+    assert_refused(&[(a, u32::MAX, 0, 0)], RingError::Address);
+    assert_refused(&[(a, 0x10_0000, 0, 0)], RingError::Length);
+    assert_refused(&[(a, 12, 0, 0)], RingError::Length);
+    assert_refused(&[(a, 0, 0, 0)], RingError::Length);
+    assert_refused(&[(a, 64, 2, 0)], RingError::Direction);
+    assert_refused(&[(a, l, next, 1), (a, 64, 2, 0)], RingError::Direction);
+    for (address, len) in [(a, 24), (a, 0), (MEMORY, 32), (a, u32::MAX - 15)] {
+        assert_refused(&[(address, len, 4, 0)], RingError::Indirect);
+    }
+    assert_refused(&[(a, 32, 5, 1), (a, 64, 0, 0)], RingError::Indirect);
+}
+
+#[test]
+fn a_bad_index_stops_the_queue() {
+    let mut buffer = vec![0; MAX_FRAME];
+    for index in [5000, 0xffff] {
+        let mut driver = Driver::new(SIZE);
+        let mut ring = from_guest(&driver, HeaderLayout::Single);
+        driver.set_available(index);
+        let error = ring.receive(&mut buffer).expect_err("an impossible index");
+        assert!(error.stops_queue(), "{error}");
+    }
+    let mut driver = Driver::new(SIZE);
+    let mut ring = from_guest(&driver, HeaderLayout::Single);
+    driver.offer(0xffff);
+    assert_eq!(ring.receive(&mut buffer), Err(RingError::Head));
+}
+
+#[test]
+fn a_bad_buffer_towards_the_guest_costs_the_frame_and_the_ring_goes_on() {
+    for (descriptor, expected) in [
+        ((0xdead_0000_0000, 2048, 2, 0), RingError::Address),
+        ((BUFFERS, 2048, 0, 0), RingError::Direction),
+        ((BUFFERS, 4, 2, 0), RingError::Length),
+        ((BUFFERS, 2048, 3, 0), RingError::Loop),
+    ] {
+        let mut driver = Driver::new(SIZE);
+        let mut ring = to_guest(&driver, HeaderLayout::Mergeable);
+        driver.describe(0, 0, descriptor);
+        driver.describe(0, 1, (BUFFERS, 2048, 2, 0));
+        driver.offer(0);
+        driver.offer(1);
+        assert_eq!(ring.transmit(&frame(76)), Err(expected));
+        assert_eq!(ring.transmit(&frame(76)), Ok(Delivered::Sent));
+    }
+}
