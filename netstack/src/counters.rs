@@ -54,6 +54,8 @@ drop_reasons! {
     UnknownUnicast = "unknown_unicast",
     /// The port sent more broadcast than its bucket holds.
     StormLimit = "storm_limit",
+    /// A descriptor chain of a virtual machine that is no frame, or no room for one.
+    RingError = "ring_error",
     /// A malformed IP header.
     IpHeader = "ip_header",
     /// IP source routing and its kind.

@@ -3,6 +3,7 @@
 //! ```text
 //! lichen-lab test [NAME...]   scenarios whose name contains one of the words, or all
 //! lichen-lab bench [ROUNDS]   the speed tables
+//! lichen-lab guest FOLDER     makes the image that virtual machines boot
 //! lichen-lab init             PID 1 of a machine of the lab
 //! lichen-lab peer ...         one end of a conversation
 //! ```
@@ -14,6 +15,7 @@ mod lab;
 mod peer;
 mod runner;
 mod scenarios;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["init"] => lab::init(),
+        ["guest", folder] => match vm::build(std::path::Path::new(folder)) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("no image of a guest: {error}");
+                ExitCode::FAILURE
+            }
+        },
         ["peer", rest @ ..] => peer::run(rest),
         ["test", ..] | ["bench", ..] if !lab::may_make_namespaces() => {
             lab::go_on_in_user_namespace()
@@ -29,7 +38,7 @@ fn main() -> ExitCode {
         ["test", names @ ..] => runner::run(names),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
-            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS]");
+            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS] | guest FOLDER");
             ExitCode::FAILURE
         }
     }

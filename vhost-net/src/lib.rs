@@ -1,13 +1,36 @@
-//! Virtio-net devices whose rings live in a VM's shared memory, as vhost-user gives them to us.
+//! Network devices of virtual machines, over vhost-user: the guest's rings lie in memory that its monitor
+//! shares, and frames are copied between them and the datapath without anybody in between.
 //!
-//! Present so far: the split ring itself (virtio 1.2, 2.7) in both directions, and a driver that plays the
-//! guest in tests. Absent so far: the vhost-user protocol, and the netstack's `Port` over these rings.
+//! - [`service`]: the thread that accepts monitors and hands running rings to the datapath
+//! - `session`, `device`, `features`, `memory`: one connection, what it sets up, what is agreed on
+//! - [`queue`]: the split ring itself (virtio 1.2, 2.7) in both directions
+//! - [`port`]: running rings as a port of the datapath
+//! - `sigbus`: surviving memory that its owner cuts short
 //!
-//! The guest is not trusted. What it wrote is copied out of its memory first and judged on the copy, since
-//! it can change its memory under us; a bad chain costs that frame, a bad index costs that queue.
-#![forbid(unsafe_code)]
+//! Neither guest nor monitor is trusted. What the guest wrote is copied out of its memory first and judged
+//! on the copy, since it can change its memory under us; a bad chain costs that frame, a bad index that
+//! ring, a bad message that connection, and nothing costs another port anything.
+//!
+//! Deliberately absent: several queue pairs, packed rings, dirty logging for migration, the control queue and
+//! the link's status (both stay with the monitor).
+#![deny(unsafe_code)]
 
 #[cfg(target_os = "linux")]
+mod device;
+#[cfg(target_os = "linux")]
+mod features;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+pub mod port;
+#[cfg(target_os = "linux")]
 pub mod queue;
+#[cfg(target_os = "linux")]
+pub mod service;
+#[cfg(target_os = "linux")]
+mod session;
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "a signal handler, and the pages that it maps")]
+mod sigbus;
 #[cfg(target_os = "linux")]
 pub mod testing;

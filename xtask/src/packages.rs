@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Needed] = &[
     ("busybox", "busybox-static"),
     ("crun", "crun"),
     ("curl", "curl"),
+    ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
@@ -30,6 +31,7 @@ pub(crate) const TESTS: &[Needed] = &[
     ("ping", "iputils-ping"),
     ("podman", "podman"),
     ("ps", "procps"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("setpriv", "util-linux"),
 ];
 

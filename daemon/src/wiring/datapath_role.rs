@@ -16,6 +16,7 @@ use std::time::Duration;
 use lichen_api::RuntimeDirectory;
 use lichen_netstack::command::{Answer, Command, Event, LinkState, PROTOCOL, Statistics};
 use lichen_netstack::datapath::Datapath;
+use lichen_netstack::ids::PortId;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -69,8 +70,14 @@ fn run() -> Result<(), RoleError> {
     let (worker, handle) =
         WorkerLoop::new(names, seed, descriptors.saturating_sub(RESERVED_DESCRIPTORS))
             .map_err(RoleError::Worker)?;
-    let datapath = Datapath::new(handle.clone(), Attachments::new(handle));
     let (events, told) = mpsc::channel();
+    let links = events.clone();
+    let attachments = Attachments::new(handle.clone(), move |port, state| {
+        // The receiver lives as long as the process.
+        let _ = links.send(Told::Link(port, state));
+    })
+    .map_err(RoleError::Worker)?;
+    let datapath = Datapath::new(handle, attachments);
     let (statistics, counted) = mpsc::channel();
     let shared = Arc::new(Shared { datapath: Mutex::new(datapath), control: Mutex::new(None) });
     let for_events = Arc::clone(&shared);
@@ -79,7 +86,7 @@ fn run() -> Result<(), RoleError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "the datapath runs");
     let result = worker.run(move |event| {
         // The receiver lives as long as the process.
-        let _ = events.send(event);
+        let _ = events.send(Told::Worker(event));
     });
     // Only now: a control that sees the socket vanish finds nobody behind it.
     let _ = std::fs::remove_file(&socket);
@@ -108,6 +115,12 @@ fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// What the datapath's own threads tell.
+enum Told {
+    Worker(WorkerEvent),
+    Link(PortId, LinkState),
 }
 
 /// What the threads share.
@@ -207,12 +220,16 @@ impl Shared {
         }
     }
 
-    fn forward_events(
-        &self,
-        told: &mpsc::Receiver<WorkerEvent>,
-        statistics: &mpsc::Sender<Statistics>,
-    ) {
-        for event in told {
+    fn forward_events(&self, told: &mpsc::Receiver<Told>, statistics: &mpsc::Sender<Statistics>) {
+        for told in told {
+            let event = match told {
+                Told::Worker(event) => event,
+                Told::Link(port, state) => {
+                    let event = self.datapath().handle_link(port, state);
+                    event.into_iter().for_each(|event| self.tell(&event));
+                    continue;
+                }
+            };
             match event {
                 WorkerEvent::Statistics(ports) => {
                     // Nobody waits any more when it came too late.

@@ -35,6 +35,8 @@ pub enum Receive {
     Frame(usize),
     /// Nothing for now.
     Empty,
+    /// The guest has offered something that is no frame; the next may be one.
+    Malformed,
     /// Never again.
     Gone,
 }
@@ -46,6 +48,8 @@ pub enum Transmit {
     Sent,
     /// The receiver takes no more for now.
     Full,
+    /// The guest has offered room that is none; the frame is lost, and the next may find better.
+    Malformed,
     /// Never again.
     Gone,
 }

@@ -133,6 +133,7 @@ fn transmit<P: Port>(port: &mut P, counters: &mut Counters, frame: &[u8]) -> Tra
             counters.bytes_to_guest += (frame.len() - VNET_LEN) as u64;
         }
         Transmit::Full => counters.drop(DropReason::ToGuestFull),
+        Transmit::Malformed => counters.drop(DropReason::RingError),
         Transmit::Gone => counters.drop(DropReason::ToGuestGone),
     }
     result

@@ -45,12 +45,18 @@ impl<P> WorkerHandle<P> {
     }
 
     /// Lets the worker hear when `frames` becomes readable (each time anew), which belongs to a port that
-    /// will be put into `slot`. Closing the descriptor ends it.
+    /// will be put into `slot`. Closing the descriptor everywhere ends it.
     pub fn watch(&self, frames: BorrowedFd<'_>, slot: u16) -> io::Result<()> {
         let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
         let data = epoll::EventData::new_u64(token.to_bits());
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         Ok(epoll::add(&*self.poller, frames, data, flags)?)
+    }
+
+    /// Ends what [`watch`](Self::watch) began, for a descriptor that others hold open too.
+    pub fn unwatch(&self, frames: BorrowedFd<'_>) {
+        // One that was never watched, or is closed everywhere, is not watched now.
+        let _ = epoll::delete(&*self.poller, frames);
     }
 }
 

@@ -357,6 +357,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                         worker.handle_frame(now, slot, len);
                         bytes += len;
                     }
+                    Receive::Malformed => open.counters.drop(DropReason::RingError),
                     Receive::Empty => {
                         more = false;
                         break;

@@ -17,8 +17,11 @@ mod product;
 mod root;
 mod services;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
@@ -28,6 +31,8 @@ pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 
 use folder::Folder;
 use person::Person;
+
+use crate::vm::{Image, build};
 
 /// Addresses of the lab (RFC 5737), fit for a command line.
 pub(crate) mod address {
@@ -48,6 +53,7 @@ pub(crate) struct Lab {
     person: Person,
     // Ended before the machines go, so that none of them writes into the folder while it is removed.
     _services: Vec<Background>,
+    guest: OnceLock<Image>,
     folder: Folder,
 }
 
@@ -61,7 +67,7 @@ impl Lab {
         let person = Person::on(&host, &folder);
         services::let_ping(&host, person.group_in_lab());
         let services = services::start(&host, &upstream, &folder);
-        Self { host, upstream, person, _services: services, folder }
+        Self { host, upstream, person, _services: services, guest: OnceLock::new(), folder }
     }
 
     /// The machine that the product runs on; its commands run as the lab's root.
@@ -110,6 +116,22 @@ impl Lab {
     /// A file or directory of this lab, which the person may write.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path(name)
+    }
+
+    /// What virtual machines boot, where the person can read it.
+    pub(crate) fn guest_image(&self) -> &Image {
+        self.guest.get_or_init(|| {
+            let program = std::env::current_exe().expect("this program has a path");
+            // target/guest, beside target/release.
+            let kept = program.ancestors().nth(2).expect("it lies in target/release").join("guest");
+            let built = build(&kept).unwrap_or_else(|error| panic!("no image of a guest: {error}"));
+            let image = Image { kernel: self.path("vmlinuz"), files: self.path("initrd") };
+            for (from, to) in [(built.kernel, &image.kernel), (built.files, &image.files)] {
+                fs::copy(&from, to).expect("our folder");
+                fs::set_permissions(to, fs::Permissions::from_mode(0o644)).expect("our file");
+            }
+            image
+        })
     }
 
     /// The product's process in a role, if it runs; there is never a second one.

@@ -11,6 +11,7 @@ mod offload;
 mod outward;
 mod privileges;
 mod published;
+mod virtual_machines;
 
 use crate::runner::Scenario;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,
+        virtual_machines::SCENARIOS,
     ]
     .concat()
 }

@@ -1,0 +1,185 @@
+//! One virtual machine that runs, and the line to the agent in it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::image::Image;
+use crate::lab::{Background, Lab, eventually};
+
+/// How long a guest may take to boot, and a command in it to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Words for QEMU that boot the image, with the agent's line on the socket at `agent`. What belongs to the
+/// network is not among them.
+pub(crate) fn qemu(image: &Image, agent: &Path) -> Vec<String> {
+    let shown = |path: &Path| path.display().to_string();
+    [
+        "qemu-system-x86_64",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-accel",
+        "tcg,thread=single",
+        "-cpu",
+        "max",
+        "-M",
+        "microvm,pit=off,pic=off,rtc=on,isa-serial=on",
+        "-m",
+        "192",
+        "-kernel",
+        &shown(&image.kernel),
+        "-initrd",
+        &shown(&image.files),
+        "-append",
+        &kernel_words(),
+        "-chardev",
+        &format!("socket,id=agent,path={},server=on,wait=off", shown(agent)),
+        "-serial",
+        "chardev:agent",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// The kernel's command line. There is no timer to measure the processor's counter with, and without
+/// acceleration the guest's is the host's.
+fn kernel_words() -> String {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let megahertz = processors.lines().find_map(|line| line.strip_prefix("cpu MHz"));
+    let megahertz =
+        megahertz.and_then(|line| line.trim_start_matches(['\t', ' ', ':']).parse().ok());
+    let kilohertz = megahertz.unwrap_or(2000.0_f64) * 1000.0;
+    format!(
+        "console=null quiet loglevel=1 reboot=t panic=-1 mitigations=off random.trust_cpu=on \
+         cryptomgr.notests tsc=reliable no_timer_check tsc_early_khz={kilohertz:.0}"
+    )
+}
+
+/// A guest that has booted. Dropping it ends its monitor.
+pub(crate) struct Guest {
+    monitor: Background,
+    agent: BufReader<UnixStream>,
+    sent: u32,
+}
+
+impl Guest {
+    /// Starts a guest as a virtual machine of that name, and waits until it takes commands.
+    #[track_caller]
+    pub(crate) fn start(lab: &Lab, name: &str, options: &[&str]) -> Self {
+        let agent = lab.path(&format!("run/{name}.agent"));
+        let words = qemu(lab.guest_image(), &agent);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let all = [&["vm", "run", name], options, &["--"], &words].concat();
+        let monitor = Background::start(&mut lab.lichen_with(&all), &lab.path("logs"));
+        Self::connect(monitor, &agent)
+    }
+
+    /// Starts a guest with these words for QEMU on top, without the product's help.
+    #[track_caller]
+    pub(crate) fn start_by_hand(lab: &Lab, name: &str, words: &[&str]) -> Self {
+        let agent = lab.path(&format!("run/{name}.agent"));
+        let own = qemu(lab.guest_image(), &agent);
+        let all: Vec<&str> = own.iter().map(String::as_str).chain(words.iter().copied()).collect();
+        let monitor = Background::start(&mut lab.person(&all), &lab.path("logs"));
+        Self::connect(monitor, &agent)
+    }
+
+    #[track_caller]
+    fn connect(mut monitor: Background, agent: &Path) -> Self {
+        let mut line = None;
+        eventually("the guest's serial line", || {
+            assert_eq!(monitor.ended(), None, "{}", monitor.printed());
+            line = UnixStream::connect(agent).ok();
+            line.is_some()
+        });
+        let line = line.expect("it was waited for");
+        line.set_read_timeout(Some(PATIENCE)).expect("a time-out above zero");
+        let mut guest = Self { monitor, agent: BufReader::new(line), sent: 0 };
+        guest.wait_until_ready();
+        guest
+    }
+
+    /// Waits for the agent's greeting, as after a reboot.
+    #[track_caller]
+    pub(crate) fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.line().trim_end() != "ready" {
+            assert!(Instant::now() < deadline, "the guest does not boot");
+        }
+    }
+
+    /// What a shell script prints in the guest; it must succeed.
+    #[track_caller]
+    pub(crate) fn sh(&mut self, script: &str) -> String {
+        let (code, out) = self.run(script);
+        assert_eq!(code, 0, "{script}\n{out}");
+        out
+    }
+
+    /// Exit code and output of a shell script in the guest.
+    #[track_caller]
+    pub(crate) fn run(&mut self, script: &str) -> (i32, String) {
+        self.begin(script);
+        self.finish()
+    }
+
+    /// Starts a shell script in the guest.
+    #[track_caller]
+    pub(crate) fn begin(&mut self, script: &str) {
+        self.sent += 1;
+        let line = format!("{} {}\n", self.sent, base64(&["-w0"], script.as_bytes()));
+        self.agent.get_mut().write_all(line.as_bytes()).expect("the guest runs");
+    }
+
+    /// Waits for the script that was started.
+    #[track_caller]
+    pub(crate) fn finish(&mut self) -> (i32, String) {
+        let number = self.sent.to_string();
+        loop {
+            let line = self.line();
+            let mut words = line.split_whitespace();
+            if words.next() == Some(&number) {
+                let code = words.next().and_then(|word| word.parse().ok()).expect("an exit code");
+                let output = base64(&["-d"], words.next().unwrap_or_default().as_bytes());
+                return (code, output);
+            }
+        }
+    }
+
+    /// Whether the monitor runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.monitor.ended().is_none()
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        if let Err(error) = self.agent.read_line(&mut line) {
+            panic!("the guest is silent ({error}): {}", self.monitor.printed());
+        }
+        assert!(!line.is_empty(), "the guest is gone: {}", self.monitor.printed());
+        line
+    }
+}
+
+fn base64(options: &[&str], input: &[u8]) -> String {
+    let mut child = Command::new("base64")
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("base64 of coreutils");
+    let mut pipe = child.stdin.take().expect("it was asked for");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || pipe.write_all(&input));
+    let mut output = Vec::new();
+    let mut result = child.stdout.take().expect("it was asked for");
+    result.read_to_end(&mut output).expect("a readable pipe");
+    writer.join().expect("it does not panic").expect("base64 reads");
+    let _ = child.wait();
+    String::from_utf8_lossy(&output).into_owned()
+}

@@ -1,0 +1,86 @@
+//! What is offered to a guest and to its monitor, and what an agreement means for rings and frames.
+
+use lichen_netstack::port::Offloads;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+
+use crate::queue::{HeaderLayout, Notices, RingFeatures, Tables};
+
+// Feature bits of virtio 1.2, 5.1.3 and 6, and the one of vhost-user.
+const CSUM: u64 = 1 << 0;
+const GUEST_CSUM: u64 = 1 << 1;
+const MTU: u64 = 1 << 3;
+const GUEST_TSO4: u64 = 1 << 7;
+const GUEST_TSO6: u64 = 1 << 8;
+const GUEST_ECN: u64 = 1 << 9;
+const HOST_TSO4: u64 = 1 << 11;
+const HOST_TSO6: u64 = 1 << 12;
+const HOST_ECN: u64 = 1 << 13;
+const MRG_RXBUF: u64 = 1 << 15;
+const INDIRECT_DESC: u64 = 1 << 28;
+const EVENT_IDX: u64 = 1 << 29;
+/// Of vhost-user: rings are enabled by a message of their own.
+pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
+const VERSION_1: u64 = 1 << 32;
+const IN_ORDER: u64 = 1 << 35;
+
+/// Everything a guest may agree to. The control queue and the link's status stay with the monitor.
+pub(crate) const OFFERED: u64 = CSUM
+    | GUEST_CSUM
+    | MTU
+    | GUEST_TSO4
+    | GUEST_TSO6
+    | GUEST_ECN
+    | HOST_TSO4
+    | HOST_TSO6
+    | HOST_ECN
+    | MRG_RXBUF
+    | INDIRECT_DESC
+    | EVENT_IDX
+    | PROTOCOL_FEATURES
+    | VERSION_1
+    | IN_ORDER;
+
+/// Everything a monitor may agree to.
+pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::RESET_DEVICE
+}
+
+/// What rings look like under an agreement.
+pub(crate) fn ring_features(agreed: u64) -> RingFeatures {
+    RingFeatures {
+        header: match (agreed & MRG_RXBUF != 0, agreed & VERSION_1 != 0) {
+            (true, _) => HeaderLayout::Mergeable,
+            (false, true) => HeaderLayout::Single,
+            (false, false) => HeaderLayout::Legacy,
+        },
+        notices: if agreed & EVENT_IDX == 0 { Notices::Flags } else { Notices::EventIndex },
+        tables: if agreed & INDIRECT_DESC == 0 { Tables::Refused } else { Tables::Accepted },
+    }
+}
+
+/// What the guest does itself with frames that it is sent.
+pub(crate) fn offloads(agreed: u64) -> Offloads {
+    match (agreed & GUEST_CSUM != 0, agreed & GUEST_TSO4 != 0) {
+        (false, _) => Offloads::None,
+        (true, false) => Offloads::Checksum,
+        (true, true) => Offloads::ChecksumAndTcp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agreement_means_what_the_specification_says() {
+        assert_eq!(ring_features(0).header, HeaderLayout::Legacy);
+        assert_eq!(ring_features(VERSION_1).header, HeaderLayout::Single);
+        assert_eq!(ring_features(MRG_RXBUF).header, HeaderLayout::Mergeable);
+        assert_eq!(ring_features(OFFERED).notices, Notices::EventIndex);
+        assert_eq!(offloads(OFFERED), Offloads::ChecksumAndTcp);
+        assert_eq!(offloads(GUEST_TSO4), Offloads::None, "segments need checksums");
+    }
+}

@@ -1,0 +1,153 @@
+//! The guest's memory as its monitor shares it: regions of files, mapped and checked.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::sigbus::Guard;
+
+/// Regions of one guest at once; QEMU uses a handful.
+pub(crate) const MAX_REGIONS: usize = 32;
+
+/// Why memory was refused; the monitor's fault.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemoryError {
+    #[error("the monitor shares more than {MAX_REGIONS} regions of memory")]
+    TooMany,
+    #[error("a region of memory is empty or wraps around")]
+    Range,
+    #[error("a region of memory cannot be mapped: {0}")]
+    Map(#[from] MmapRegionError),
+    #[error("regions of memory overlap")]
+    Overlap,
+    #[error("a region of memory is not there to be removed")]
+    Unknown,
+    #[error("a region of memory cannot be guarded: {0}")]
+    Guard(std::io::Error),
+}
+
+/// One region as the monitor describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    /// Where the guest sees it.
+    pub(crate) guest: u64,
+    /// Where the monitor sees it; addresses of rings come in these terms.
+    pub(crate) user: u64,
+    /// Bytes.
+    pub(crate) len: u64,
+    /// Where it begins in its file.
+    pub(crate) offset: u64,
+}
+
+struct Region {
+    described: Described,
+    // Before the mapping: a guard must not outlive what it guards.
+    guard: Arc<Guard>,
+    mapping: Arc<GuestRegionMmap>,
+    /// Whether its file has any page. A monitor's memory that is not shared leaves the file empty.
+    is_touched: bool,
+}
+
+/// All regions of one guest.
+#[derive(Default)]
+pub(crate) struct Memory {
+    regions: Vec<Region>,
+    shared: Option<Shared>,
+}
+
+/// The memory as rings use it; it stays mapped as long as this lives.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    guards: Vec<Arc<Guard>>,
+    pub(crate) map: Arc<GuestMemoryMmap>,
+}
+
+impl Shared {
+    /// Whether a file behind it was cut short: its content is lost.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.guards.iter().any(|guard| guard.was_hit())
+    }
+}
+
+impl Memory {
+    /// Replaces everything.
+    pub(crate) fn replace(
+        &mut self,
+        regions: impl ExactSizeIterator<Item = (Described, File)>,
+    ) -> Result<(), MemoryError> {
+        if regions.len() > MAX_REGIONS {
+            return Err(MemoryError::TooMany);
+        }
+        self.regions =
+            regions.map(|(described, file)| map(described, file)).collect::<Result<_, _>>()?;
+        self.assemble()
+    }
+
+    /// Adds one region.
+    pub(crate) fn add(&mut self, described: Described, file: File) -> Result<(), MemoryError> {
+        if self.regions.len() >= MAX_REGIONS {
+            return Err(MemoryError::TooMany);
+        }
+        self.regions.push(map(described, file)?);
+        self.assemble()
+    }
+
+    /// Removes the region at these addresses.
+    pub(crate) fn remove(&mut self, described: Described) -> Result<(), MemoryError> {
+        let same = |region: &Region| {
+            let there = region.described;
+            (there.guest, there.user, there.len) == (described.guest, described.user, described.len)
+        };
+        let at = self.regions.iter().position(same).ok_or(MemoryError::Unknown)?;
+        self.regions.remove(at);
+        self.assemble()
+    }
+
+    /// The memory for rings; `None` while there is none.
+    pub(crate) fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
+    }
+
+    /// Whether any page was ever written to the files behind it.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.regions.iter().any(|region| region.is_touched)
+    }
+
+    /// The guest's address of what the monitor sees at `user`.
+    pub(crate) fn translate(&self, user: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = user.checked_sub(region.described.user)?;
+            (offset < region.described.len).then(|| region.described.guest + offset)
+        })
+    }
+
+    fn assemble(&mut self) -> Result<(), MemoryError> {
+        self.shared = None;
+        self.regions.sort_by_key(|region| region.described.guest);
+        if self.regions.is_empty() {
+            return Ok(());
+        }
+        let mappings = self.regions.iter().map(|region| Arc::clone(&region.mapping)).collect();
+        let map = GuestMemoryMmap::from_arc_regions(mappings).map_err(|_| MemoryError::Overlap)?;
+        let guards = self.regions.iter().map(|region| Arc::clone(&region.guard)).collect();
+        self.shared = Some(Shared { guards, map: Arc::new(map) });
+        Ok(())
+    }
+}
+
+fn map(described: Described, file: File) -> Result<Region, MemoryError> {
+    let Described { guest, user, len, offset } = described;
+    let ends = [guest.checked_add(len), user.checked_add(len), offset.checked_add(len)];
+    if len == 0 || ends.contains(&None) {
+        return Err(MemoryError::Range);
+    }
+    let size = usize::try_from(len).map_err(|_| MemoryError::Range)?;
+    let is_touched = file.metadata().is_ok_and(|metadata| metadata.blocks() > 0);
+    let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
+    let guard = Guard::new(mapping.as_ptr(), size).map_err(MemoryError::Guard)?;
+    let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Range)?;
+    Ok(Region { described, guard: Arc::new(guard), mapping: Arc::new(mapping), is_touched })
+}

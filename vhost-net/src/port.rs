@@ -1,0 +1,237 @@
+//! The port of a guest whose rings run.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
+
+use crate::memory::Shared;
+use crate::queue::error::{RingError, RingErrors};
+use crate::queue::from_guest::FromGuest;
+use crate::queue::to_guest::{Delivered, ToGuest};
+
+/// Frames, and their bytes, that wait for a guest to post buffers.
+const MAX_BACKLOG: usize = 1024;
+const MAX_BACKLOG_BYTES: usize = 1 << 20;
+
+/// Why a port that runs can go on no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A ring contradicts itself.
+    Ring,
+    /// The memory was cut short.
+    Memory,
+}
+
+/// What a port tells the thread that owns its session.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    wake: Arc<OwnedFd>,
+    ring: AtomicBool,
+    memory: AtomicBool,
+}
+
+impl Alarm {
+    /// An alarm that makes `wake`, an eventfd, readable.
+    pub(crate) fn new(wake: Arc<OwnedFd>) -> Self {
+        Self { wake, ring: AtomicBool::new(false), memory: AtomicBool::new(false) }
+    }
+
+    /// What was raised.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if self.memory.load(Ordering::Acquire) {
+            Some(Failure::Memory)
+        } else if self.ring.load(Ordering::Acquire) {
+            Some(Failure::Ring)
+        } else {
+            None
+        }
+    }
+
+    fn raise(&self, failure: Failure) {
+        let flag = match failure {
+            Failure::Ring => &self.ring,
+            Failure::Memory => &self.memory,
+        };
+        flag.store(true, Ordering::Release);
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// One ring's descriptors for waking each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Notifiers {
+    /// The guest has put something into the ring.
+    pub(crate) kick: Arc<OwnedFd>,
+    /// We have; a monitor that polls gives none.
+    pub(crate) call: Option<Arc<OwnedFd>>,
+}
+
+/// A running pair of rings. A ring error that is only one frame's costs that frame; one that breaks a ring
+/// turns the port off, and its session is told.
+pub struct VhostPort {
+    from_guest: FromGuest,
+    to_guest: ToGuest,
+    notifiers: [Notifiers; 2],
+    offloads: Offloads,
+    backlog: VecDeque<Box<[u8]>>,
+    backlog_bytes: usize,
+    errors: RingErrors,
+    failed: Option<Failure>,
+    alarm: Arc<Alarm>,
+    // After the rings, whose memory it guards.
+    memory: Shared,
+}
+
+impl VhostPort {
+    pub(crate) fn new(
+        (from_guest, to_guest): (FromGuest, ToGuest),
+        notifiers: [Notifiers; 2],
+        offloads: Offloads,
+        memory: Shared,
+        alarm: Arc<Alarm>,
+    ) -> Self {
+        Self {
+            from_guest,
+            to_guest,
+            notifiers,
+            offloads,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            errors: RingErrors::default(),
+            failed: None,
+            alarm,
+            memory,
+        }
+    }
+
+    /// What becomes readable when the guest has done something; each may be readable from before.
+    pub fn kicks(&self) -> [BorrowedFd<'_>; 2] {
+        [self.notifiers[0].kick.as_fd(), self.notifiers[1].kick.as_fd()]
+    }
+
+    /// The same, to be kept by who ends the watch.
+    pub(crate) fn kick_owners(&self) -> [Arc<OwnedFd>; 2] {
+        [Arc::clone(&self.notifiers[0].kick), Arc::clone(&self.notifiers[1].kick)]
+    }
+
+    /// What went wrong with the rings, by kind.
+    pub fn errors(&self) -> RingErrors {
+        self.errors
+    }
+
+    /// Counts an error; one that breaks the ring turns the port off.
+    fn note(&mut self, error: RingError) {
+        self.errors.count(error);
+        if error.stops_queue() {
+            self.fail(Failure::Ring);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if self.failed.is_none() {
+            self.failed = Some(failure);
+            self.alarm.raise(failure);
+        }
+    }
+
+    /// Gives the guest what waits, as far as it goes.
+    fn drain(&mut self) {
+        while let Some(frame) = self.backlog.front() {
+            match self.to_guest.transmit(frame) {
+                Ok(Delivered::Full) => return,
+                Ok(Delivered::Sent) => {}
+                Err(error) => self.note(error),
+            }
+            if self.failed.is_some() {
+                return;
+            }
+            self.backlog_bytes -= self.backlog.pop_front().map_or(0, |frame| frame.len());
+        }
+    }
+
+    fn put_by(&mut self, frame: &[u8]) -> Transmit {
+        let fits = self.backlog_bytes + frame.len() <= MAX_BACKLOG_BYTES;
+        if !fits || self.backlog.len() >= MAX_BACKLOG {
+            return Transmit::Full;
+        }
+        self.backlog_bytes += frame.len();
+        self.backlog.push_back(frame.into());
+        Transmit::Sent
+    }
+}
+
+impl Port for VhostPort {
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
+        if !self.backlog.is_empty() {
+            // The guest may have kicked because it posted buffers.
+            self.drain();
+        }
+        if self.failed.is_some() {
+            return Receive::Empty;
+        }
+        match self.from_guest.receive(buffer) {
+            Ok(Some(len)) => Receive::Frame(len),
+            Ok(None) => Receive::Empty,
+            Err(error) => {
+                self.note(error);
+                Receive::Malformed
+            }
+        }
+    }
+
+    fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        if self.failed.is_some() {
+            return Transmit::Full;
+        }
+        if !self.backlog.is_empty() {
+            self.drain();
+            if !self.backlog.is_empty() {
+                return self.put_by(frame);
+            }
+        }
+        match self.to_guest.transmit(frame) {
+            Ok(Delivered::Sent) => Transmit::Sent,
+            Ok(Delivered::Full) => self.put_by(frame),
+            Err(error) => {
+                self.note(error);
+                Transmit::Malformed
+            }
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if !self.backlog.is_empty() {
+            self.drain();
+        }
+        self.failed.is_none() && self.backlog.is_empty()
+    }
+
+    fn flush(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        let wanted = [self.to_guest.flush(), self.from_guest.flush()];
+        for (wanted, at) in wanted.into_iter().zip(0..) {
+            match wanted {
+                Ok(true) => {
+                    if let Some(call) = &self.notifiers[at].call {
+                        // A counter that is full will wake the guest as well.
+                        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => self.note(error),
+            }
+        }
+        if self.memory.was_cut() {
+            self.fail(Failure::Memory);
+        }
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+}
