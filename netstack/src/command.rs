@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,13 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// No way out: only members reach each other, and foreign names are refused.
     pub internal: bool,
+}
+
+impl NetworkSpec {
+    /// Whether an address means everybody on this network.
+    pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        address.is_broadcast() || address == self.subnet.broadcast()
+    }
 }
 
 /// One attachment of a workload.
@@ -296,6 +303,13 @@ pub enum Event {
     },
     /// The link of a port has changed.
     Link(PortLink),
+    /// The workload's DHCP client says that somebody else has its address: control gives it another.
+    AddressDeclined {
+        /// Whose.
+        port: PortId,
+        /// Which address; when the port has another by now, nothing is to be done.
+        address: Ipv4Addr,
+    },
     /// A refusal that a person would want to see (rate-limited; `suppressed` says how many were not told).
     Refusal {
         /// Whose.

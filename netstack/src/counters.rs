@@ -116,8 +116,13 @@ drop_reasons! {
     ToGuestFull = "to_guest_full",
     /// The receiver is gone.
     ToGuestGone = "to_guest_gone",
-    /// DHCP is not served on this network.
-    Dhcp = "dhcp",
+    /// DHCP that a client of this port has no business to say: as a server or relay, or about another's
+    /// addresses.
+    DhcpGuard = "dhcp_guard",
+    /// A malformed DHCP message, or BOOTP.
+    DhcpMalformed = "dhcp_malformed",
+    /// More DHCP messages, or more declined addresses, than a port may send.
+    DhcpBudget = "dhcp_budget",
     /// A fragment that came twice, or a segment of a flow whose host still connects.
     Duplicate = "duplicate",
 }

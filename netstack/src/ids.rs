@@ -59,6 +59,14 @@ impl MacAddr {
         let [a, b, c, d] = address.octets();
         Self([0x02, 0x4c, a, b, c, d])
     }
+
+    /// The address that this one belongs to, if it is [`MacAddr::for_ipv4`] of one.
+    pub fn to_ipv4(self) -> Option<Ipv4Addr> {
+        match self.0 {
+            [0x02, 0x4c, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for MacAddr {
@@ -249,6 +257,8 @@ mod tests {
         let mac = MacAddr::for_ipv4(Ipv4Addr::new(10, 88, 0, 2));
         assert_eq!(mac.to_string(), "02:4c:0a:58:00:02");
         assert_eq!("02:4c:0a:58:00:02".parse(), Ok(mac));
+        assert_eq!(mac.to_ipv4(), Some(Ipv4Addr::new(10, 88, 0, 2)));
+        assert_eq!(MacAddr([2; 6]).to_ipv4(), None);
         for text in
             ["", "02:4c:0a:58:00", "02:4c:0a:58:00:02:03", "2:4c:0a:58:00:02", "gg:4c:0a:58:00:02"]
         {

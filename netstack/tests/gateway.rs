@@ -296,11 +296,11 @@ fn the_dont_fragment_bit_is_carried_to_the_hosts_socket() {
 #[test]
 fn flows_beyond_the_budget_push_out_the_one_that_was_idle_longest() {
     let mut lab = Lab::new(2);
-    for port in 1..=5000u16 {
+    for port in 1001..=6000u16 {
         lab.now = lab.now + Duration::from_millis(1);
         lab.send_ip(0, &udp(from(port), to("192.0.2.1:9"), b"x"));
-        if port > 1 {
-            lab.send_ip(0, &udp(from(1), to("192.0.2.1:9"), b"keep"));
+        if port > 1001 {
+            lab.send_ip(0, &udp(from(1001), to("192.0.2.1:9"), b"keep"));
         }
     }
     assert_eq!(lab.used(0, "udp_flows"), 4096);
@@ -366,7 +366,7 @@ fn names_are_asked_within_bounds() {
     let answer = lab.received(0);
     assert_eq!(answer[0].udp().unwrap(), b"question");
     assert_eq!(answer[0].ipv4().unwrap().source, GATEWAY);
-    for port in 1..=5000 {
+    for port in 1001..=6000 {
         lab.send_ip(0, &udp(from(port), to("10.88.0.1:53"), b"question"));
     }
     let answered = lab.received(0).len() as u64;
@@ -410,7 +410,7 @@ fn names_over_tcp_are_answered_within_bounds() {
 #[test]
 fn many_ports_share_the_hosts_descriptors_fairly() {
     let mut lab = Lab::new(6);
-    for port in 1..=3000u16 {
+    for port in 1001..=4000u16 {
         lab.send_ip(0, &udp(from(port), to("192.0.2.1:9"), b"x"));
     }
     // 12,000 descriptors for six guests: each has 2,000, and its own oldest flow makes room.

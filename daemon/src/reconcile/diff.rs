@@ -73,12 +73,12 @@ pub(super) fn diff(present: &Inventory, desired: &Desired) -> Vec<Step> {
 }
 
 /// Whether a port's tap is the one that `wanted` means. Numbers alone do not tell: a state directory that
-/// was lost begins to count again, beside a datapath that lived on.
+/// was lost begins to count again, beside a datapath that lived on. The MAC follows from the first address;
+/// a workload that declined that one keeps its MAC and its tap.
 fn same_tap(present: &PortSpec, wanted: &PortSpec) -> bool {
     present.network == wanted.network
         && present.name == wanted.name
         && present.mac == wanted.mac
-        && present.address == wanted.address
         && present.attachment == wanted.attachment
 }
 
@@ -142,6 +142,17 @@ mod tests {
             resolvers: desired.resolvers,
             links: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_port_with_another_address_keeps_its_tap_and_one_with_another_mac_does_not() {
+        let mut wanted = full();
+        wanted.ports[0].address = "10.88.0.77".parse().unwrap();
+        let changed = wanted.ports[0].clone();
+        assert_eq!(diff(&as_inventory(full()), &wanted), [Step::ChangePort(changed)]);
+        wanted.ports[0].mac = MacAddr([2, 0, 0, 0, 0, 77]);
+        let steps = diff(&as_inventory(full()), &wanted);
+        assert!(steps.contains(&Step::RemovePort(PortId(1))), "{steps:?}");
     }
 
     #[test]

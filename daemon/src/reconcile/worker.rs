@@ -4,7 +4,7 @@
 //! something, the datapath ended. After each it compares and applies everything again, so a thing
 //! forgotten once is not forgotten for ever.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use lichen_api::{DatapathState, StopScope};
 use lichen_netstack::command::{Answer, Command, Event, LinkState, PortLink, Statistics};
+use lichen_netstack::ids::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use super::apply::{Applier, Outcome};
 use super::observed::Observed;
 use crate::causes::chain;
-use crate::state::{Store, snapshot};
+use crate::state::{Store, readdress_workload, snapshot};
 use crate::wiring::datapath_link::{AskError, DatapathLink, Unasked};
 use crate::wiring::datapath_process::{DatapathSource, Origin};
 use crate::wiring::link::Link;
@@ -234,8 +235,27 @@ impl Running {
                     self.due = Some(Instant::now());
                 }
             }
+            Event::AddressDeclined { port, address } => self.replace_address(port, address),
             Event::Refusal { port, asked, rule, suppressed } => {
                 tracing::info!(%port, asked, rule, suppressed, "refused");
+            }
+        }
+    }
+
+    /// Gives a port another address: first in the state, then in the datapath.
+    fn replace_address(&mut self, port: PortId, declined: Ipv4Addr) {
+        let replaced =
+            self.worker.store.transact_blocking(move |tx| readdress_workload(tx, port, declined));
+        match replaced {
+            Ok(Some(address)) => {
+                tracing::warn!(%port, %declined, %address, "an address was declined and replaced");
+                self.due = Some(Instant::now());
+            }
+            // Said twice, or too late.
+            Ok(None) => {}
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(%port, %declined, reason, "a declined address is not replaced");
             }
         }
     }

@@ -25,7 +25,7 @@ pub use ports::{NewPort, PortError, PortTarget, insert_ports, ports, remove_port
 pub use rows::{Identity, NetworkRow, PortRow, Process, Snapshot, WorkloadRow, snapshot};
 pub use workloads::{
     NewWorkload, WorkloadError, attach_workload, end_workload, insert_workload, is_workload_netns,
-    workload_named, workloads,
+    readdress_workload, workload_named, workloads,
 };
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

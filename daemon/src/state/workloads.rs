@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use lichen_api::{AllowedPort, WorkloadKind};
-use lichen_netstack::ids::{Ipv4Prefix, MacAddr, PortId};
+use lichen_netstack::ids::{Ipv4Prefix, MacAddr, NetworkId, PortId};
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::networks::{NetworkError, network_named};
+use super::networks::{NetworkError, network_named, networks};
 use super::rows::{Identity, NetworkRow, Process, WorkloadRow};
 use crate::ipam;
 use crate::names::WorkloadName;
@@ -165,14 +165,7 @@ fn take_address(
     if let Some(address) = kept.and_then(|text| text.parse().ok()) {
         return Ok(address);
     }
-    let taken: BTreeSet<Ipv4Addr> = tx
-        .prepare_cached(
-            "SELECT address FROM workloads WHERE network = ?1
-             UNION SELECT address FROM reservations WHERE network = ?1",
-        )?
-        .query_map([network.id.0], |row| row.get::<_, String>(0))?
-        .filter_map(|text| text.map(|text| text.parse().ok()).transpose())
-        .collect::<Result<_, _>>()?;
+    let taken = taken_addresses(tx, network.id)?;
     if let Some(address) = ipam::lowest_free(network.subnet, network.gateway, &taken) {
         return Ok(address);
     }
@@ -234,6 +227,50 @@ fn column_owner(
     tx.prepare_cached(&format!("SELECT name FROM workloads WHERE network = ?1 AND {column} = ?2"))?
         .query_row(params![network.id.0, value], |row| row.get(0))
         .optional()
+}
+
+/// Addresses that workloads have, or had lately. One that was declined counts for as long as its MAC is in
+/// use, since whoever is given an address is given its MAC.
+fn taken_addresses(
+    tx: &Transaction<'_>,
+    network: NetworkId,
+) -> Result<BTreeSet<Ipv4Addr>, rusqlite::Error> {
+    let mut taken = BTreeSet::new();
+    let mut rows = tx.prepare_cached(
+        "SELECT address, mac FROM workloads WHERE network = ?1
+         UNION SELECT address, NULL FROM reservations WHERE network = ?1",
+    )?;
+    let mut rows = rows.query([network.0])?;
+    while let Some(row) = rows.next()? {
+        taken.extend(row.get::<_, String>(0)?.parse::<Ipv4Addr>());
+        let mac = row.get::<_, Option<String>>(1)?.and_then(|text| text.parse::<MacAddr>().ok());
+        taken.extend(mac.and_then(MacAddr::to_ipv4));
+    }
+    Ok(taken)
+}
+
+/// Gives a workload another address, because it has declined the one that it has; its MAC stays. `None`
+/// when it has another already, or is gone. The pool cannot be drained so: the declined address is free
+/// again for others, except where its MAC is in use.
+pub fn readdress_workload(
+    tx: &Transaction<'_>,
+    id: PortId,
+    declined: Ipv4Addr,
+) -> Result<Option<Ipv4Addr>, WorkloadError> {
+    let declining = workloads(tx)?.into_iter().find(|row| row.id == id && row.address == declined);
+    let Some(row) = declining else { return Ok(None) };
+    let network = networks(tx)?
+        .into_iter()
+        .find(|network| network.id == row.network)
+        .expect("a workload's network is kept by a foreign key");
+    let taken = taken_addresses(tx, network.id)?;
+    let address = ipam::lowest_free(network.subnet, network.gateway, &taken)
+        .ok_or(WorkloadError::Full(network.name))?;
+    tx.execute(
+        "UPDATE workloads SET address = ?2 WHERE id = ?1",
+        params![id.0, address.to_string()],
+    )?;
+    Ok(Some(address))
 }
 
 /// Gives a workload its process. Saying the same again is fine.
@@ -417,6 +454,29 @@ mod tests {
             let refused = insert_workload(&tx, &asked("x", None, Some(mac)), 0).unwrap_err();
             assert!(matches!(refused, WorkloadError::InvalidMac(_)), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_declined_address_is_replaced_and_its_mac_stays_without_draining_the_pool() {
+        let mut connection = in_memory();
+        let tx = connection.transaction().unwrap();
+        ensure_default_network(&tx, &[], 0).unwrap();
+        let (_, web) = insert_workload(&tx, &new("web"), 0).unwrap();
+        let moved = readdress_workload(&tx, web.id, web.address).unwrap().unwrap();
+        assert_eq!(moved, Ipv4Addr::new(10, 88, 0, 3));
+        assert_eq!(readdress_workload(&tx, web.id, web.address).unwrap(), None, "said twice");
+        assert_eq!(readdress_workload(&tx, PortId(99), moved).unwrap(), None);
+        let row = workload_named(&tx, "web").unwrap();
+        assert_eq!((row.address, row.mac), (moved, web.mac));
+        // The address that the MAC came from is nobody's while the MAC is in use.
+        let (_, next) = insert_workload(&tx, &new("next"), 0).unwrap();
+        assert_eq!(next.address, Ipv4Addr::new(10, 88, 0, 4));
+        let mut address = moved;
+        for _ in 0..100 {
+            address = readdress_workload(&tx, web.id, address).unwrap().unwrap();
+        }
+        let (_, last) = insert_workload(&tx, &new("last"), 0).unwrap();
+        assert!(last.address <= Ipv4Addr::new(10, 88, 0, 6), "{}", last.address);
     }
 
     #[test]

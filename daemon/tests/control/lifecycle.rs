@@ -342,3 +342,24 @@ fn new_resolvers_reach_the_datapath() {
     assert!(control.app.reconciler().set_resolvers(changed.clone()));
     eventually("told", || datapath.inventory().resolvers == changed);
 }
+
+#[test]
+fn a_declined_address_is_replaced_in_the_state_and_in_the_datapath() {
+    let (scratch, datapath) = (Scratch::new("declined"), SimulatedDatapath::default());
+    let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
+    let process = Process::start();
+    control.block_on(control.app.create_workload(run_request("web"))).unwrap();
+    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let before = datapath.inventory().ports[0].clone();
+    datapath.decline_address(before.id.0, before.address);
+    datapath.decline_address(before.id.0, before.address);
+    eventually("the port is sent again", || datapath.inventory().ports[0] != before);
+    let after = datapath.inventory().ports[0].clone();
+    assert_eq!((after.id, after.mac), (before.id, before.mac));
+    let workload = control.block_on(control.app.workload("web".into())).unwrap();
+    assert_eq!(workload.address, after.address);
+    control.kill();
+    let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
+    let workload = control.block_on(control.app.workload("web".into())).unwrap();
+    assert_eq!((workload.address, datapath.inventory().ports), (after.address, vec![after]));
+}

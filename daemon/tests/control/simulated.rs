@@ -106,6 +106,13 @@ impl SimulatedDatapath {
         memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
     }
 
+    /// Says what a workload's DHCP client has said.
+    pub(crate) fn decline_address(&self, id: u32, address: std::net::Ipv4Addr) {
+        let port = lichen_netstack::ids::PortId(id);
+        let event = Event::AddressDeclined { port, address };
+        self.0.lock().unwrap().link.as_ref().unwrap().send(&event, &[]).unwrap();
+    }
+
     fn serve(self, link: Link) {
         while let Ok(Some(message)) = link.receive() {
             let command: Command = serde_json::from_slice(&message.body).unwrap();

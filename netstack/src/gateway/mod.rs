@@ -5,19 +5,21 @@
 //! answers later comes in through `handle_ready` and the worker.
 
 pub mod destination;
+pub mod dhcp;
 pub mod flow;
 pub mod names;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use self::destination::{Destination, judge};
+use self::dhcp::DhcpServer;
 use self::flow::echo::{EchoFlows, send_reply};
 use self::flow::tcp::{Target, TcpFlows};
 use self::flow::udp::{Outgoing, UdpFlows};
 use self::flow::{FlowContext, FlowKey};
 use self::names::{Asker, NAMES_PORT, NameService, Ticket};
 use crate::budget::TokenBucket;
-use crate::command::{PortSpec, Transport as Protocol};
+use crate::command::{NetworkSpec, PortSpec, Transport as Protocol};
 use crate::counters::DropReason;
 use crate::frame::vnet_header::{GsoKind, VnetHeader};
 use crate::host::{Fragmentation, Host};
@@ -26,6 +28,7 @@ use crate::port::Port;
 use crate::switch::directory::{Directory, NetworkView};
 use crate::time::Instant;
 use crate::wire::arp::{Arp, Operation};
+use crate::wire::dhcp::{CLIENT_PORT, SERVER_PORT};
 use crate::wire::headers::{ChecksumState, Ipv4, Transport, parse_transport};
 use crate::wire::icmp::{ECHO_REQUEST, ICMP_LEN, IcmpError, IcmpHeader, echo_reply};
 use crate::wire::reassembly::{Outcome, Reassembly};
@@ -44,6 +47,8 @@ pub struct Gateway<H: Host> {
     pub udp: UdpFlows<H::Datagram>,
     /// ICMP echo flows.
     pub echo: EchoFlows<H::Datagram>,
+    /// What the port's DHCP client is told.
+    pub dhcp: DhcpServer,
     /// Fragments that wait for their rest.
     pub reassembly: Reassembly,
     /// Name queries under way.
@@ -102,6 +107,7 @@ impl<H: Host> Gateway<H> {
             tcp: TcpFlows::new(seed, mtu, now),
             udp: UdpFlows::new(seed),
             echo: EchoFlows::default(),
+            dhcp: DhcpServer::default(),
             reassembly: Reassembly::default(),
             names_in_flight: 0,
             name_rate: TokenBucket::new(names::SUSTAINED_RATE, 2 * names::SUSTAINED_RATE),
@@ -157,6 +163,13 @@ impl<H: Host> Gateway<H> {
         if ip.ttl == 0 {
             return cx.drop(DropReason::TtlExpired);
         }
+        if is_dhcp(&cx.network.spec, ip) {
+            return match vnet.gso {
+                None => self.handle_dhcp(cx, &packet[ip.header_len + UDP_LEN..]),
+                // Several messages in one would be read as one.
+                Some(_) => cx.drop(DropReason::DhcpMalformed),
+            };
+        }
         if ip.ttl == 1 && ip.destination != cx.network.spec.gateway {
             cx.drop(DropReason::TtlExpired);
             return self.tell(cx, ip, IcmpError::TtlExceeded, packet);
@@ -166,6 +179,19 @@ impl<H: Host> Gateway<H> {
         }
         let gso = vnet.gso.filter(|gso| gso.kind == GsoKind::UdpL4).map(|gso| gso.size);
         self.handle_whole(cx, ip, &ip.transport, gso, packet);
+    }
+
+    fn handle_dhcp<P: Port, N>(&mut self, cx: &mut GatewayContext<'_, P, H, N>, message: &[u8]) {
+        let network = &cx.network.spec;
+        match self.dhcp.handle_message(cx.flow.now, cx.port, network, message) {
+            dhcp::Outcome::Answer(answer) => {
+                let from = SocketAddrV4::new(network.gateway, SERVER_PORT);
+                let to = SocketAddrV4::new(answer.to, CLIENT_PORT);
+                flow::udp::send_to_guest(&mut cx.flow, from, to, &answer.message, 0);
+            }
+            dhcp::Outcome::Accepted => {}
+            dhcp::Outcome::Dropped(reason) => cx.drop(reason),
+        }
     }
 
     fn handle_fragment<P: Port, N: NameService>(
@@ -461,6 +487,12 @@ impl<H: Host> Gateway<H> {
         .flatten()
         .min()
     }
+}
+
+/// Whether a packet is for the DHCP server; the guard has judged who sent it.
+fn is_dhcp(network: &NetworkSpec, ip: &Ipv4) -> bool {
+    let here = ip.destination == network.gateway || network.is_broadcast(ip.destination);
+    here && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == SERVER_PORT)
 }
 
 fn owner_of(network: &NetworkView, address: Ipv4Addr) -> Option<MacAddr> {

@@ -7,7 +7,8 @@ use crate::command::PortSpec;
 use crate::counters::DropReason;
 use crate::ids::MacAddr;
 use crate::wire::arp::{Arp, Operation};
-use crate::wire::headers::{Headers, Ipv4, Network};
+use crate::wire::dhcp::{CLIENT_PORT, SERVER_PORT};
+use crate::wire::headers::{Headers, Ipv4, Network, Transport};
 
 /// Lets a frame of the port pass, or says why not.
 pub fn check(port: &PortSpec, headers: &Headers) -> Result<(), DropReason> {
@@ -37,15 +38,28 @@ fn check_ipv4(port: &PortSpec, ip: &Ipv4) -> Result<(), DropReason> {
     if ip.source == ip.destination {
         return Err(DropReason::Land);
     }
+    if let Transport::Udp(udp) = ip.transport
+        && (udp.source_port == SERVER_PORT || udp.destination_port == CLIENT_PORT)
+    {
+        // To whomever: only the gateway answers DHCP.
+        return Err(DropReason::DhcpGuard);
+    }
     if is_martian(ip.source) {
-        // A DHCP client has no address yet; its messages are for the gateway alone.
-        let from_client = ip.source.is_unspecified() && ip.destination.is_broadcast();
-        return Err(if from_client { DropReason::Dhcp } else { DropReason::Martian });
+        return if is_client_without_address(ip) { Ok(()) } else { Err(DropReason::Martian) };
     }
     if ip.source != port.address {
         return Err(DropReason::IpSpoof);
     }
     Ok(())
+}
+
+/// A DHCP client that has no address yet (RFC 2131 4.1). The switch lets its messages reach the gateway
+/// alone.
+fn is_client_without_address(ip: &Ipv4) -> bool {
+    ip.source.is_unspecified()
+        && ip.destination.is_broadcast()
+        && matches!(ip.transport, Transport::Udp(udp)
+            if udp.source_port == CLIENT_PORT && udp.destination_port == SERVER_PORT)
 }
 
 /// Sources that never appear on a wire (RFC 1122 3.2.1.3, RFC 6890): this network, loopback, multicast,
@@ -59,7 +73,7 @@ mod tests {
     use super::*;
     use crate::command::Attachment;
     use crate::ids::{NetworkId, PortId};
-    use crate::wire::headers::Transport;
+    use crate::wire::udp::UdpHeader;
 
     fn port() -> PortSpec {
         PortSpec {
@@ -107,9 +121,32 @@ mod tests {
             ([0, 1, 2, 3], [10, 88, 0, 1], Err(DropReason::Martian)),
             ([224, 0, 0, 1], [10, 88, 0, 1], Err(DropReason::Martian)),
             ([255, 255, 255, 255], [10, 88, 0, 1], Err(DropReason::Martian)),
-            ([0, 0, 0, 0], [255, 255, 255, 255], Err(DropReason::Dhcp)),
+            ([0, 0, 0, 0], [255, 255, 255, 255], Err(DropReason::Martian)),
         ] {
             assert_eq!(check(&port(), &ipv4(source, destination)), verdict, "{source:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_dhcp_client_may_have_no_address_and_nobody_is_a_server() {
+        let own = [10, 88, 0, 2];
+        for (source, destination, ports, verdict) in [
+            ([0; 4], [255; 4], (68, 67), Ok(())),
+            (own, [10, 88, 0, 1], (68, 67), Ok(())),
+            ([0; 4], [10, 88, 0, 3], (68, 67), Err(DropReason::Martian)),
+            ([0; 4], [255; 4], (68, 53), Err(DropReason::Martian)),
+            ([0; 4], [255; 4], (1000, 67), Err(DropReason::Martian)),
+            (own, [10, 88, 0, 3], (67, 68), Err(DropReason::DhcpGuard)),
+            (own, [255; 4], (67, 68), Err(DropReason::DhcpGuard)),
+            (own, [10, 88, 0, 3], (1000, 68), Err(DropReason::DhcpGuard)),
+            (own, [10, 88, 0, 3], (67, 1000), Err(DropReason::DhcpGuard)),
+        ] {
+            let mut headers = ipv4(source, destination);
+            let Network::Ipv4(ip) = &mut headers.network else { panic!("it is IPv4") };
+            let (source_port, destination_port) = ports;
+            ip.transport =
+                Transport::Udp(UdpHeader { source_port, destination_port, payload_len: 0 });
+            assert_eq!(check(&port(), &headers), verdict, "{source:?} {destination:?} {ports:?}");
         }
     }
 

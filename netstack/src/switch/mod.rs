@@ -6,6 +6,7 @@ pub mod guard;
 
 use crate::counters::DropReason;
 use crate::ids::MacAddr;
+use crate::wire::dhcp::SERVER_PORT;
 use crate::wire::headers::{Headers, Network, Transport};
 
 use self::directory::{Location, NetworkView};
@@ -23,12 +24,11 @@ pub enum Decision {
 
 /// Decides for a frame that the guard has let through.
 pub fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Decision {
-    if matches!(headers.network, Network::Arp(_)) || headers.destination == network.spec.gateway_mac
-    {
+    if headers.destination == network.spec.gateway_mac || is_for_gateway(network, headers) {
         return Decision::Gateway;
     }
     if headers.destination.is_multicast() {
-        return Decision::Drop(broadcast_reason(headers));
+        return Decision::Drop(DropReason::Broadcast);
     }
     match network.location_of(headers.destination) {
         Some(location) if headers.destination != source => Decision::Port(location),
@@ -36,13 +36,13 @@ pub fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Deci
     }
 }
 
-/// DHCP has a reason of its own, since someone will look for it.
-fn broadcast_reason(headers: &Headers) -> DropReason {
+/// What the gateway answers whomever it was sent to: ARP, and a DHCP client's broadcast.
+fn is_for_gateway(network: &NetworkView, headers: &Headers) -> bool {
     match headers.network {
-        Network::Ipv4(ip) => match ip.transport {
-            Transport::Udp(udp) if udp.destination_port == 67 => DropReason::Dhcp,
-            _ => DropReason::Broadcast,
-        },
-        Network::Arp(_) => DropReason::Broadcast,
+        Network::Arp(_) => true,
+        Network::Ipv4(ip) => {
+            network.spec.is_broadcast(ip.destination)
+                && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == SERVER_PORT)
+        }
     }
 }

@@ -104,6 +104,14 @@ impl Lab {
         self.command(WorkerCommand::SetPort { slot: number(guest), spec, io: None });
     }
 
+    /// Gives a guest another address, as control does when one was declined.
+    pub fn readdress(&mut self, guest: usize, address: Ipv4Addr) {
+        self.ports[guest].0.address = address;
+        let spec = self.ports[guest].0.clone();
+        self.publish();
+        self.command(WorkerCommand::SetPort { slot: number(guest), spec, io: None });
+    }
+
     /// Publishes a port of a guest; answers the listener's number for [`World::connect_to`].
     pub fn publish_port(&mut self, guest: usize, target_port: u16, source: SourceRule) -> u64 {
         let listener = self.world.listen();

@@ -1,9 +1,10 @@
 //! What lies on the wire: parsing, once and whole, and the few packets that we write ourselves.
 //!
-//! Sources: RFC 791 and 1122 (IPv4), 792 (ICMP), 768 (UDP), 826 and 5227 (ARP), 9293 (TCP).
+//! Sources: RFC 791 and 1122 (IPv4), 792 (ICMP), 768 (UDP), 826 and 5227 (ARP), 9293 (TCP), 2131 (DHCP).
 
 pub mod arp;
 pub mod checksum;
+pub mod dhcp;
 pub mod headers;
 pub mod icmp;
 pub mod ipv4;

@@ -245,7 +245,11 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
         match (&mut self.slots[index], io) {
             (Some(open), io) if open.spec.id == spec.id => {
-                open.spec = spec;
+                self.generation += 1;
+                self.seed = next_seed(self.seed);
+                let begun = (spec, self.generation, self.seed);
+                let network = self.directory.network(open.spec.network).map(|it| &it.spec);
+                open.change(now, &mut self.host, network, &mut self.scratch, begun);
                 if let Some(io) = io {
                     open.io = io;
                 }
@@ -253,7 +257,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             (place, Some(io)) => {
                 self.generation += 1;
                 let mtu = self.directory.network(spec.network).map_or(1500, |it| it.spec.mtu);
-                self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                self.seed = next_seed(self.seed);
                 let seed = self.seed ^ u64::from(spec.id.0);
                 *place = Some(Slot::new(spec, io, slot, self.generation, seed, mtu, now));
             }
@@ -485,7 +489,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         if open.gateway.tcp.is_busy() {
             self.again.push(Token { port: slot, kind: TokenKind::Tcp, index: u32::MAX });
         }
-        open.tell_refusals(now, &mut self.events);
+        open.tell_control(now, &mut self.events);
     }
 
     /// Whether [`Worker::handle_timeout`] is to be called at once.
@@ -595,4 +599,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
     }
+}
+
+/// Another number for each life of a port.
+fn next_seed(seed: u64) -> u64 {
+    seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1)
 }

@@ -332,8 +332,34 @@ impl<P: Port, H: Host> Slot<P, H> {
         served.gateway.tcp.reset_all(&mut served.flow);
     }
 
-    /// Tells control of refusals, as many as a person would read.
-    pub(super) fn tell_refusals(&mut self, now: Instant, events: &mut VecDeque<WorkerEvent>) {
+    /// Changes the definition. With another address the port begins anew, as its flows were the old one's;
+    /// what is counted and what its DHCP client may do goes on.
+    pub(super) fn change(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        network: Option<&NetworkSpec>,
+        scratch: &mut [u8],
+        (spec, generation, seed): (PortSpec, u32, u64),
+    ) {
+        if spec.address != self.spec.address
+            && let Some(network) = network
+        {
+            self.reset_flows(now, host, network, scratch);
+            let fresh = Gateway::new(seed, network.mtu, now);
+            let old = std::mem::replace(&mut self.gateway, fresh);
+            self.gateway.dhcp = old.dhcp;
+            self.generation = generation;
+        }
+        self.spec = spec;
+    }
+
+    /// Tells control of a declined address, and of refusals as many as a person would read.
+    pub(super) fn tell_control(&mut self, now: Instant, events: &mut VecDeque<WorkerEvent>) {
+        if let Some(address) = self.gateway.dhcp.poll_declined() {
+            let port = self.spec.id;
+            events.push_back(WorkerEvent::Event(Event::AddressDeclined { port, address }));
+        }
         for refusal in self.refusals.drain(..) {
             if !self.refusal_rate.take(now) {
                 self.suppressed += 1;
