@@ -98,15 +98,15 @@ impl Device {
             let notifiers = Notifiers { kick: Arc::clone(kick), call: ring.call.clone() };
             found.push((ring.size, addresses, notifiers));
         }
-        if !self.memory.is_touched() {
-            return Err(NotRunning::NotShared);
-        }
         let agreed = features::ring_features(self.features);
         let mut layouts = Vec::with_capacity(RINGS);
         for (size, addresses, _) in &found {
             let mut guest = [0; 3];
             for (guest, user) in guest.iter_mut().zip(addresses) {
                 *guest = self.memory.translate(*user).ok_or(NotRunning::Address)?;
+            }
+            if self.memory.is_blank(guest[0]) {
+                return Err(NotRunning::NotShared);
             }
             layouts.push(Layout::new(&memory.map, *size, guest[0], guest[1], guest[2])?);
         }

@@ -1,7 +1,7 @@
 //! The guest's memory as its monitor shares it: regions of files, mapped and checked.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionError;
@@ -11,6 +11,9 @@ use crate::sigbus::Guard;
 
 /// Regions of one guest at once; QEMU uses a handful.
 pub(crate) const MAX_REGIONS: usize = 32;
+
+/// How much of a region is looked at for the traces of a guest.
+const BLANK: u64 = 16 << 20;
 
 /// Why memory was refused; the monitor's fault.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +50,6 @@ struct Region {
     // Before the mapping: a guard must not outlive what it guards.
     guard: Arc<Guard>,
     mapping: Arc<GuestRegionMmap>,
-    /// Whether its file has any page. A monitor's memory that is not shared leaves the file empty.
-    is_touched: bool,
 }
 
 /// All regions of one guest.
@@ -111,9 +112,28 @@ impl Memory {
         self.shared.as_ref()
     }
 
-    /// Whether any page was ever written to the files behind it.
-    pub(crate) fn is_touched(&self) -> bool {
-        self.regions.iter().any(|region| region.is_touched)
+    /// Whether the region with that address begins with nothing but zeros. Memory that its monitor does not
+    /// share looks like that from here, while the guest writes to copies of its own; a guest that has come
+    /// far enough to set up a ring has its kernel there.
+    pub(crate) fn is_blank(&self, guest: u64) -> bool {
+        let holds = |region: &&Region| {
+            let offset = guest.checked_sub(region.described.guest);
+            offset.is_some_and(|offset| offset < region.described.len)
+        };
+        let region = self.regions.iter().find(holds);
+        let file = region.and_then(|region| Some((region, region.mapping.file_offset()?)));
+        let Some((region, file)) = file else { return false };
+        // Read, not mapped: reading a hole through a mapping would fill it.
+        let mut chunk = vec![0; 64 << 10];
+        let mut at = 0;
+        while at < region.described.len.min(BLANK) {
+            match file.file().read_at(&mut chunk, file.start() + at) {
+                Ok(0) => break,
+                Ok(len) if chunk[..len].iter().all(|byte| *byte == 0) => at += len as u64,
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// The guest's address of what the monitor sees at `user`.
@@ -145,9 +165,8 @@ fn map(described: Described, file: File) -> Result<Region, MemoryError> {
         return Err(MemoryError::Range);
     }
     let size = usize::try_from(len).map_err(|_| MemoryError::Range)?;
-    let is_touched = file.metadata().is_ok_and(|metadata| metadata.blocks() > 0);
     let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
     let guard = Guard::new(mapping.as_ptr(), size).map_err(MemoryError::Guard)?;
     let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Range)?;
-    Ok(Region { described, guard: Arc::new(guard), mapping: Arc::new(mapping), is_touched })
+    Ok(Region { described, guard: Arc::new(guard), mapping: Arc::new(mapping) })
 }
