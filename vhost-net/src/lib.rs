@@ -5,7 +5,7 @@
 //!
 //! The guest is not trusted. What it wrote is copied out of its memory first and judged on the copy, since
 //! it can change its memory under us; a bad chain costs that frame, a bad index costs that queue.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(target_os = "linux")]
 pub mod queue;
