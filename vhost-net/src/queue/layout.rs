@@ -1,6 +1,6 @@
 //! Where a ring's three parts lie in guest memory.
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// The longest ring of virtio 1.2, 2.7.
 const MAX_SIZE: u16 = 32_768;
@@ -23,7 +23,7 @@ pub enum LayoutError {
     /// A part is not aligned as virtio 1.2, 2.7 demands.
     #[error("a part of the ring is not aligned")]
     Alignment,
-    /// A part lies outside of guest memory.
+    /// A part lies outside of guest memory, or across two of its regions.
     #[error("a part of the ring lies outside of guest memory")]
     Address,
 }
@@ -50,7 +50,7 @@ impl Layout {
             if address % alignment != 0 {
                 return Err(LayoutError::Alignment);
             }
-            if !lies_within(memory, address, len) {
+            if !lies_in_a_region(memory, address, len) {
                 return Err(LayoutError::Address);
             }
         }
@@ -63,7 +63,10 @@ impl Layout {
     }
 }
 
-/// Whether all `len` bytes from `address` are guest memory.
-pub(super) fn lies_within(memory: &GuestMemoryMmap, address: u64, len: usize) -> bool {
-    address.checked_add(len as u64).is_some() && memory.check_range(GuestAddress(address), len)
+/// Whether all `len` bytes from `address` are guest memory of one region, so that one pointer reaches them.
+fn lies_in_a_region(memory: &GuestMemoryMmap, address: u64, len: usize) -> bool {
+    memory.find_region(GuestAddress(address)).is_some_and(|region| {
+        let room = region.len() - (address - region.start_addr().0);
+        room >= len as u64
+    })
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
+use super::access::GuestAccess;
 use super::error::RingError;
 use super::layout::Layout;
 use super::{Notices, RingFeatures};
@@ -12,9 +13,10 @@ use super::{Notices, RingFeatures};
 const NO_INTERRUPT: u16 = 1;
 
 pub(super) struct Ring {
-    pub(super) memory: Arc<GuestMemoryMmap>,
-    pub(super) layout: Layout,
+    pub(super) memory: GuestAccess,
     pub(super) features: RingFeatures,
+    /// The available index as it was read last; it is read again once those heads are taken.
+    seen: u16,
     next_available: u16,
     used: u16,
     published: u16,
@@ -27,77 +29,71 @@ impl Ring {
         layout: Layout,
         features: RingFeatures,
     ) -> Result<Self, RingError> {
-        let used = load(&memory, layout.used.unchecked_add(2))?;
-        Ok(Self { memory, layout, features, next_available: used, used, published: used })
+        let memory = GuestAccess::new(memory, &layout).ok_or(RingError::Address)?;
+        let used = memory.used_index();
+        Ok(Self { memory, features, seen: used, next_available: used, used, published: used })
     }
 
-    /// Heads that wait.
-    pub(super) fn available(&self) -> Result<u16, RingError> {
-        let index = load(&self.memory, self.layout.available.unchecked_add(2))?;
+    /// The index of the next head to be taken.
+    pub(super) fn progress(&self) -> u16 {
+        self.next_available
+    }
+
+    /// Heads that are known to wait.
+    pub(super) fn known(&self) -> u16 {
+        self.seen.wrapping_sub(self.next_available)
+    }
+
+    /// Heads that wait now.
+    pub(super) fn available(&mut self) -> Result<u16, RingError> {
+        let index = self.memory.available_index();
         let waiting = index.wrapping_sub(self.next_available);
-        if waiting > self.layout.size { Err(RingError::AvailableIndex) } else { Ok(waiting) }
+        if waiting > self.memory.size() {
+            return Err(RingError::AvailableIndex);
+        }
+        self.seen = index;
+        Ok(waiting)
     }
 
     /// The head that stands `ahead` behind the next one; it must be available.
     pub(super) fn head(&self, ahead: u16) -> Result<u16, RingError> {
-        let slot = self.next_available.wrapping_add(ahead) & (self.layout.size - 1);
-        let head =
-            load(&self.memory, self.layout.available.unchecked_add(4 + 2 * u64::from(slot)))?;
-        if head < self.layout.size { Ok(head) } else { Err(RingError::Head) }
+        let head = self.memory.available_head(self.next_available.wrapping_add(ahead));
+        if head < self.memory.size() { Ok(head) } else { Err(RingError::Head) }
     }
 
     /// Takes the next head and gives it back with `len` bytes written. The guest sees it when published.
-    pub(super) fn give_back(&mut self, head: u16, len: u32) -> Result<(), RingError> {
-        let slot = self.used & (self.layout.size - 1);
-        let mut entry = [0; 8];
-        entry[..2].copy_from_slice(&head.to_le_bytes());
-        entry[4..].copy_from_slice(&len.to_le_bytes());
-        self.memory
-            .write_slice(&entry, self.layout.used.unchecked_add(4 + 8 * u64::from(slot)))
-            .map_err(|_| RingError::Address)?;
+    pub(super) fn give_back(&mut self, head: u16, len: u32) {
+        self.memory.set_used(self.used, head, len);
         self.used = self.used.wrapping_add(1);
         self.next_available = self.next_available.wrapping_add(1);
-        Ok(())
     }
 
     /// Shows the guest all that was given back. True when it wants a call for that.
-    pub(super) fn publish(&mut self) -> Result<bool, RingError> {
+    pub(super) fn publish(&mut self) -> bool {
         if self.used == self.published {
-            return Ok(false);
+            return false;
         }
         let before = self.published;
-        store(&self.memory, self.layout.used.unchecked_add(2), self.used)?;
+        self.memory.set_used_index(self.used);
         self.published = self.used;
         // The index must be out before the guest's wish is read (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
-        let size = u64::from(self.layout.size);
         match self.features.notices {
-            Notices::Flags => Ok(load(&self.memory, self.layout.available)? & NO_INTERRUPT == 0),
+            Notices::Flags => self.memory.available_flags() & NO_INTERRUPT == 0,
             Notices::EventIndex => {
-                let wish = load(&self.memory, self.layout.available.unchecked_add(4 + 2 * size))?;
-                let passed = self.used.wrapping_sub(wish).wrapping_sub(1);
-                Ok(passed < self.used.wrapping_sub(before))
+                let passed = self.used.wrapping_sub(self.memory.call_wish()).wrapping_sub(1);
+                passed < self.used.wrapping_sub(before)
             }
         }
     }
 
     /// Asks for a kick once more than `known` heads wait, and returns how many wait after asking.
-    pub(super) fn ask_for_kick(&self, known: u16) -> Result<u16, RingError> {
+    pub(super) fn ask_for_kick(&mut self, known: u16) -> Result<u16, RingError> {
         if self.features.notices == Notices::EventIndex {
-            let at = self.layout.used.unchecked_add(4 + 8 * u64::from(self.layout.size));
-            store(&self.memory, at, self.next_available.wrapping_add(known))?;
+            self.memory.set_kick_wish(self.next_available.wrapping_add(known));
         }
         // The wish must be out before the index is read again, or a kick is lost.
         fence(Ordering::SeqCst);
         self.available()
     }
-}
-
-fn load(memory: &GuestMemoryMmap, at: GuestAddress) -> Result<u16, RingError> {
-    let value = memory.load(at, Ordering::Acquire).map_err(|_| RingError::Address)?;
-    Ok(u16::from_le(value))
-}
-
-fn store(memory: &GuestMemoryMmap, at: GuestAddress, value: u16) -> Result<(), RingError> {
-    memory.store(value.to_le(), at, Ordering::Release).map_err(|_| RingError::Address)
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use lichen_netstack::frame::vnet_header::VNET_LEN;
-use vm_memory::{Bytes, GuestMemoryMmap};
+use lichen_netstack::port::MAX_FRAME;
+use vm_memory::GuestMemoryMmap;
 
-use super::chain::{Direction, Part, follow};
+use super::chain::{Budget, Direction, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
 use super::ring::Ring;
 use super::{HeaderLayout, RingFeatures};
 
+/// What a frame of any length takes.
+const ROOM: usize = MAX_FRAME;
+
 /// The queue on which a guest's driver receives.
 pub struct ToGuest {
     ring: Ring,
-    parts: Vec<Part>,
     /// The head of each buffer of one frame, and how many bytes it holds.
     heads: Vec<(u16, usize)>,
 }
@@ -36,7 +39,7 @@ impl ToGuest {
         features: RingFeatures,
     ) -> Result<Self, RingError> {
         let ring = Ring::resume(memory, layout, features)?;
-        Ok(Self { ring, parts: Vec::new(), heads: Vec::new() })
+        Ok(Self { ring, heads: Vec::new() })
     }
 
     /// Copies in a frame that starts with a header of twelve bytes.
@@ -49,40 +52,72 @@ impl ToGuest {
             Ok(Delivered::Full) => return Ok(Delivered::Full),
             Ok(Delivered::Sent) => {}
             Err(error) if error.stops_queue() => return Err(error),
-            Err(error) => return self.refuse(error),
+            Err(error) => {
+                for (head, _) in self.heads.drain(..) {
+                    self.ring.give_back(head, 0);
+                }
+                return Err(error);
+            }
         }
         let count = u16::try_from(self.heads.len()).expect("no more heads than the ring's size");
         let mut header = [0; VNET_LEN];
         header.copy_from_slice(&frame[..VNET_LEN]);
         header[10..].copy_from_slice(&count.to_le_bytes());
-        if self.scatter(&header[..layout.len()], &frame[VNET_LEN..]).is_err() {
-            return self.refuse(RingError::Address);
-        }
+        self.ring.memory.copy_in([&header[..layout.len()], &frame[VNET_LEN..]]);
         let mut left = needed;
-        for &(head, capacity) in &self.heads {
+        for (head, capacity) in self.heads.drain(..) {
             let len = left.min(capacity);
             left -= len;
-            self.ring.give_back(head, u32::try_from(len).expect("at most a frame"))?;
+            self.ring.give_back(head, u32::try_from(len).expect("at most a frame"));
         }
         Ok(Delivered::Sent)
     }
 
-    /// Shows the guest all frames since the last flush. True when it wants a call.
-    pub fn flush(&mut self) -> Result<bool, RingError> {
-        self.ring.publish()
+    /// Whether a frame of any length would be [`Delivered::Sent`], as far as can be told cheaply: half of the
+    /// ring waits, or 64 KiB do. If not, the guest kicks when it posts more.
+    ///
+    /// A bad buffer counts as room: only [`ToGuest::transmit`] takes it away and says what is wrong.
+    pub fn has_room(&mut self) -> Result<bool, RingError> {
+        let half = self.ring.memory.size().div_ceil(2);
+        if self.ring.known() >= half || self.ring.available()? >= half {
+            return Ok(true);
+        }
+        match self.gather(ROOM) {
+            Ok(Delivered::Full) => Ok(false),
+            Ok(Delivered::Sent) => Ok(true),
+            Err(error) if error.stops_queue() => Err(error),
+            Err(_) => Ok(true),
+        }
     }
 
-    /// Collects buffers for `needed` bytes into `parts` and `heads`, without taking them.
+    /// Shows the guest all frames since the last flush. True when it wants a call.
+    pub fn flush(&mut self) -> Result<bool, RingError> {
+        Ok(self.ring.publish())
+    }
+
+    /// The next available index, where another device would go on (GET_VRING_BASE).
+    pub fn progress(&self) -> u16 {
+        self.ring.progress()
+    }
+
+    /// Collects buffers for `needed` bytes, and their `heads`, without taking them.
     fn gather(&mut self, needed: usize) -> Result<Delivered, RingError> {
-        self.parts.clear();
         self.heads.clear();
-        let mut capacity = 0;
-        let mut waiting = self.ring.available()?;
-        let Ring { memory, layout, features, .. } = &self.ring;
-        while capacity < needed {
+        self.ring.memory.clear();
+        let features = self.ring.features;
+        let size = usize::from(self.ring.memory.size());
+        let mut budget = Budget { steps: MAX_STEPS, bytes: usize::MAX };
+        let mut waiting = self.ring.known();
+        while self.ring.memory.capacity() < needed {
             let taken =
                 u16::try_from(self.heads.len()).expect("no more heads than the ring's size");
-            if taken == waiting {
+            if usize::from(taken) == size {
+                return Err(RingError::Length);
+            }
+            if taken >= waiting {
+                waiting = self.ring.available()?;
+            }
+            if taken >= waiting {
                 waiting = self.ring.ask_for_kick(taken)?;
                 if taken >= waiting {
                     return Ok(Delivered::Full);
@@ -90,46 +125,17 @@ impl ToGuest {
             }
             let head = self.ring.head(taken)?;
             self.heads.push((head, 0));
-            let parts = &mut self.parts;
-            let len = follow(memory, layout, features.tables, head, Direction::ToGuest, parts)?;
-            let is_first = self.heads.len() == 1;
-            if len == 0 || (is_first && len < features.header.len()) {
-                return Err(RingError::Length);
-            }
-            let single = features.header != HeaderLayout::Mergeable;
-            if single && len < needed
-                || self.heads.len() == usize::from(layout.size) && capacity + len < needed
-            {
+            let memory = &mut self.ring.memory;
+            let len = follow(memory, features.tables, head, Direction::ToGuest, &mut budget)?;
+            let is_short = match features.header {
+                HeaderLayout::Mergeable => len == 0 || taken == 0 && len < VNET_LEN,
+                HeaderLayout::Single | HeaderLayout::Legacy => len < needed,
+            };
+            if is_short {
                 return Err(RingError::Length);
             }
             self.heads.last_mut().expect("just pushed").1 = len;
-            capacity += len;
         }
         Ok(Delivered::Sent)
-    }
-
-    fn scatter(&self, header: &[u8], body: &[u8]) -> Result<(), vm_memory::GuestMemoryError> {
-        let mut left = [header, body];
-        for part in &self.parts {
-            let (mut address, mut room) = (part.address.0, part.len);
-            for piece in &mut left {
-                let (now, later) = piece.split_at(room.min(piece.len()));
-                if !now.is_empty() {
-                    self.ring.memory.write_slice(now, vm_memory::GuestAddress(address))?;
-                }
-                address += now.len() as u64;
-                room -= now.len();
-                *piece = later;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the gathered buffers back unused.
-    fn refuse(&mut self, error: RingError) -> Result<Delivered, RingError> {
-        for &(head, _) in &self.heads {
-            self.ring.give_back(head, 0)?;
-        }
-        Err(error)
     }
 }

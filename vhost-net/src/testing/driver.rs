@@ -11,9 +11,14 @@ use crate::queue::layout::Layout;
 pub const BUFFERS: u64 = 0x10_0000;
 /// Bytes of memory.
 pub const MEMORY: u64 = 0x40_0000;
-const DESCRIPTORS: u64 = 0;
-const AVAILABLE: u64 = 0x8000;
-const USED: u64 = 0xc000;
+/// Where two regions meet in guest memory, if it has two.
+pub const BORDER: u64 = 0x20_0000;
+/// Where the ring's descriptors lie.
+pub const DESCRIPTORS: u64 = 0;
+/// Where its available ring lies.
+pub const AVAILABLE: u64 = 0x8000;
+/// Where its used ring lies.
+pub const USED: u64 = 0xc000;
 
 /// A descriptor as it is written: address, length, flags (1 next, 2 write, 4 indirect), next.
 pub type Descriptor = (u64, u32, u16, u16);
@@ -29,8 +34,22 @@ pub struct Driver {
 impl Driver {
     /// An empty ring of `size` descriptors, at most 512.
     pub fn new(size: u16) -> Self {
-        let range = (GuestAddress(0), usize::try_from(MEMORY).expect("four MiB"));
-        let memory = GuestMemoryMmap::from_ranges(&[range]).expect("memory for a test");
+        Self::in_regions(size, &[(0, MEMORY)])
+    }
+
+    /// The same in memory of two regions that touch at [`BORDER`], but lie anywhere in ours.
+    pub fn in_two_regions(size: u16) -> Self {
+        Self::in_regions(size, &[(0, BORDER), (BORDER, MEMORY - BORDER)])
+    }
+
+    fn in_regions(size: u16, regions: &[(u64, u64)]) -> Self {
+        let ranges: Vec<_> = regions
+            .iter()
+            .map(|&(start, len)| {
+                (GuestAddress(start), usize::try_from(len).expect("at most four MiB"))
+            })
+            .collect();
+        let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory for a test");
         Self { memory: Arc::new(memory), size, available: 0, seen: 0 }
     }
 
@@ -71,6 +90,12 @@ impl Driver {
     /// Wants a call once the used index passes `index` (EVENT_IDX).
     pub fn want_call_after(&self, index: u16) {
         self.write(AVAILABLE + 4 + 2 * u64::from(self.size), &index.to_le_bytes());
+    }
+
+    /// After which index the device wants a kick (EVENT_IDX).
+    pub fn kick_wish(&self) -> u16 {
+        let bytes = self.read(USED + 4 + 8 * u64::from(self.size), 2);
+        u16::from_le_bytes([bytes[0], bytes[1]])
     }
 
     /// The next head that came back, and its length.

@@ -1,3 +1,4 @@
 //! A guest without a guest.
 
 pub mod driver;
+pub mod fuzz;

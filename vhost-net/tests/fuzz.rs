@@ -1,0 +1,132 @@
+//! Rings of random bytes, bred from those that a driver could have written. `LICHEN_FUZZ_SECONDS` sets how
+//! long (three by default), `LICHEN_FUZZ_SEED` repeats a run.
+#![cfg(target_os = "linux")]
+
+use std::time::{Duration, Instant, SystemTime};
+
+use lichen_vhost_net::queue::error::RingErrors;
+use lichen_vhost_net::testing::fuzz::{self, Served};
+
+const LONGEST: usize = 8 + 6 * 320;
+/// Far above what any input takes: the promise is that none takes the process.
+const SLOWEST: Duration = Duration::from_millis(500);
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 33) as usize % bound
+    }
+}
+
+#[test]
+fn no_bytes_in_a_ring_break_a_promise() {
+    let seconds = number("LICHEN_FUZZ_SECONDS").unwrap_or(3);
+    let seed = number("LICHEN_FUZZ_SEED").unwrap_or_else(|| {
+        let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970");
+        u64::from(since.subsec_nanos()) << 20 | 1
+    });
+    println!("LICHEN_FUZZ_SEED={seed}");
+    let mut random = Random(seed.max(1));
+    let mut pool: Vec<Vec<u8>> = (0..16).map(|_| plausible(&mut random)).collect();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut runs = 0_u64;
+    let mut total = Served::default();
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < until {
+        let parent = random.below(pool.len());
+        let mut data = pool[parent].clone();
+        mutate(&mut random, &mut data);
+        let started = Instant::now();
+        let served = fuzz::ring(&data);
+        let took = started.elapsed();
+        assert!(took < SLOWEST, "seed {seed}, run {runs}: {took:?}");
+        slowest = slowest.max(took);
+        runs += 1;
+        add(&mut total, served);
+        // The pool drifts, and is drawn back by fresh blood.
+        pool[parent] = if random.below(20) == 0 { plausible(&mut random) } else { data };
+    }
+    println!("{runs} rings, the slowest in {slowest:?}: {total:?}");
+    assert!(total.received > 0 && total.sent > 0, "nothing passed");
+    let RingErrors { looped, next, address, direction, available_index, indirect, length, head } =
+        total.errors;
+    let kinds = [looped, next, address, direction, available_index, indirect, length, head];
+    assert!(kinds.iter().all(|count| *count > 0), "a kind of error was never met");
+}
+
+#[test]
+fn inputs_too_short_for_a_ring_do_nothing() {
+    for len in 0..16 {
+        fuzz::ring(&vec![0xff; len]);
+    }
+}
+
+fn add(total: &mut Served, one: Served) {
+    total.received += one.received;
+    total.sent += one.sent;
+    total.errors.looped += one.errors.looped;
+    total.errors.next += one.errors.next;
+    total.errors.address += one.errors.address;
+    total.errors.direction += one.errors.direction;
+    total.errors.available_index += one.errors.available_index;
+    total.errors.indirect += one.errors.indirect;
+    total.errors.length += one.errors.length;
+    total.errors.head += one.errors.head;
+}
+
+/// Mostly single buffers and short chains, of one direction.
+fn plausible(random: &mut Random) -> Vec<u8> {
+    let flags = [0, 2][random.below(2)];
+    let mut data: Vec<u8> = (0..8).map(|_| random.next() as u8).collect();
+    data[3] = [64, 64, 64, 255][random.below(4)];
+    for at in 0..320_usize {
+        let mut kind =
+            [random.below(8) as u8, random.next() as u8, 4, random.next() as u8, flags, 0];
+        match random.below(8) {
+            0..3 => (kind[4], kind[5]) = (flags | 1, (at % 64 + 1) as u8 & 63),
+            3 => (kind[0], kind[2], kind[4]) = (8, 3, 4),
+            _ => {}
+        }
+        data.extend_from_slice(&kind);
+    }
+    if random.below(4) == 0 {
+        // A head beyond the ring, at one of the places that heads are made of.
+        data[8 + 7 * random.below(64)] = 0xff;
+    }
+    data
+}
+
+fn mutate(random: &mut Random, data: &mut Vec<u8>) {
+    for _ in 0..=random.below(8) {
+        let all = data.len();
+        let reach = [all, all, all, 8][random.below(4)];
+        let at = random.below(reach);
+        match random.below(6) {
+            0 => data[at] ^= 1 << random.below(8),
+            1 => data[at] = random.next() as u8,
+            2 => data[at] = [0, 1, 2, 0x7f, 0x80, 0xff][random.below(6)],
+            3 => {
+                let (from, len) = (random.below(data.len()), random.below(24));
+                let end = (from + len).min(data.len());
+                let copy = data[from..end].to_vec();
+                let room = copy.len().min(data.len() - at);
+                data[at..at + room].copy_from_slice(&copy[..room]);
+            }
+            4 if data.len() > 64 => data.truncate(data.len() - random.below(32)),
+            _ => data.resize((data.len() + random.below(64)).min(LONGEST), random.next() as u8),
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
