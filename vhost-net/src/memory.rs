@@ -22,6 +22,10 @@ pub(crate) enum MemoryError {
     TooMany,
     #[error("a region of memory is empty or wraps around")]
     Range,
+    #[error("a region of memory goes beyond its file")]
+    BeyondFile,
+    #[error("the file of a region of memory cannot be looked at: {0}")]
+    File(std::io::Error),
     #[error("a region of memory cannot be mapped: {0}")]
     Map(#[from] MmapRegionError),
     #[error("regions of memory overlap")]
@@ -165,6 +169,11 @@ fn map(described: Described, file: File) -> Result<Region, MemoryError> {
         return Err(MemoryError::Range);
     }
     let size = usize::try_from(len).map_err(|_| MemoryError::Range)?;
+    // Mapping more than there is succeeds, and fails when it is used.
+    let there = file.metadata().map_err(MemoryError::File)?.len();
+    if there < offset + len {
+        return Err(MemoryError::BeyondFile);
+    }
     let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
     let guard = Guard::new(mapping.as_ptr(), size).map_err(MemoryError::Guard)?;
     let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Range)?;

@@ -206,9 +206,8 @@ impl<D: Datapath> Running<D> {
     fn accept(&mut self, port: PortId) {
         while let Some(place) = self.places.get_mut(&port) {
             let Ok((stream, _)) = place.listener.accept() else { return };
-            if place.session.as_ref().is_some_and(Session::is_gone) {
-                self.end(port, Ended::Gone);
-            }
+            // Who was connected may have said its last and gone.
+            self.serve(port);
             self.begin(port, stream);
         }
     }

@@ -1,11 +1,12 @@
 //! One monitor's connection: messages in, rings in and out of use.
 //!
-//! The protocol itself is the crate `vhost`'s. In front of it stands a look at each message's header: a
-//! message is only read when it is there as a whole, so that nobody can make this thread wait; two
-//! messages are taken here that the crate refuses and QEMU sends; and one that changes anything is
-//! handled while no ring is in use.
+//! The protocol itself is the crate `vhost`'s, behind a socket pair: it waits for bytes that are missing, and
+//! descriptors where none belong make it wait for ever. So a message is only read here, when it is there as
+//! a whole, and handed on as one piece. Two messages are taken here that the crate refuses and QEMU sends;
+//! and one that changes anything is handled while no ring is in use.
 
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::PortId;
-use rustix::net::RecvFlags;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
 use crate::device::{Device, NotRunning};
@@ -22,12 +26,12 @@ use crate::service::Datapath;
 
 /// How long a connection may stay without its first message, or a message without its end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// A monitor that does not read its answers for this long is given up.
-const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// Messages handled in one turn.
 const MAX_BATCH: usize = 64;
 
 const HEADER_LEN: usize = 12;
+/// Descriptors with one message: one for each region of memory.
+const MAX_DESCRIPTORS: usize = 32;
 /// The longest message of the protocol.
 const MAX_BODY: usize = 4096;
 const NEED_REPLY: u32 = 1 << 3;
@@ -85,7 +89,10 @@ struct Header {
 /// A connection from its first byte to its last.
 pub(crate) struct Session {
     port: PortId,
+    /// To the monitor.
     stream: UnixStream,
+    /// To the handler, which has the other end.
+    inner: UnixStream,
     handler: BackendReqHandler<Mutex<Device>>,
     device: Arc<Mutex<Device>>,
     alarm: Arc<Alarm>,
@@ -103,23 +110,19 @@ impl Session {
         wake: Arc<OwnedFd>,
         now: Instant,
     ) -> io::Result<Self> {
-        stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
+        stream.set_nonblocking(true)?;
+        let (inner, handlers) = UnixStream::pair()?;
+        inner.set_nonblocking(true)?;
         let device = Arc::new(Mutex::new(Device::new()));
-        let handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(&device));
+        let handler = BackendReqHandler::from_stream(handlers, Arc::clone(&device));
         let alarm = Arc::new(Alarm::new(wake));
         let waiting_since = Some(now);
-        Ok(Self { port, stream, handler, device, alarm, plugged: None, waiting_since })
+        Ok(Self { port, stream, inner, handler, device, alarm, plugged: None, waiting_since })
     }
 
     /// When it is over unless something comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.waiting_since.map(|since| since + PATIENCE)
-    }
-
-    /// Whether the monitor has closed its end and everything it sent was read.
-    pub(crate) fn is_gone(&self) -> bool {
-        matches!(self.waiting(), Ok(0)) && matches!(self.peek(&mut [0]), Ok(0))
     }
 
     /// What its rings have raised while they ran.
@@ -236,55 +239,102 @@ impl Session {
     }
 
     fn handle_message(&mut self, header: Header) -> Result<(), Ended> {
-        match header.request {
+        let (message, descriptors) = self.read_message(header)?;
+        let number = |at: usize| {
+            let bytes = message.get(HEADER_LEN + at..HEADER_LEN + at + 4);
+            bytes.map(|bytes| u32::from_ne_bytes(bytes.try_into().expect("four")))
+        };
+        match (header.request, number(0), number(4)) {
             // QEMU enables its rings before the guest has agreed on features.
-            SET_VRING_ENABLE if !self.device().has_features() => {
-                let (index, enable) = self.read_pair(header)?;
-                let is_enabled = match enable {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(Error::InvalidParam.into()),
-                };
-                self.device().set_vring_enable(index, is_enabled)?;
+            (SET_VRING_ENABLE, Some(index), Some(enable @ 0..=1))
+                if !self.device().has_features() =>
+            {
+                self.device().set_vring_enable(index, enable == 1)?;
                 self.acknowledge(header)
             }
-            NET_SET_MTU => {
+            (NET_SET_MTU, Some(low), Some(high)) => {
                 // The monitor tells its guest; the network's own limit holds in any case.
-                let (low, high) = self.read_pair(header)?;
                 let mtu = u64::from(high) << 32 | u64::from(low);
                 if !(68..=65_535).contains(&mtu) {
                     return Err(Ended::Trouble(format!("the monitor sets an MTU of {mtu}")));
                 }
                 self.acknowledge(header)
             }
-            _ => Ok(self.handler.handle_request()?),
+            _ => self.hand_on(&message, &descriptors),
         }
     }
 
-    /// Takes a message whose body is two numbers.
-    fn read_pair(&self, header: Header) -> Result<(u32, u32), Ended> {
-        let mut bytes = [0; HEADER_LEN + 8];
-        if header.len != 8
-            || rustix::net::recv(&self.stream, &mut bytes[..], RecvFlags::DONTWAIT)
-                .map_err(io::Error::from)?
-                .0
-                < bytes.len()
-        {
-            return Err(Error::InvalidMessage.into());
+    /// Reads a message that is there as a whole, with the descriptors that came with its header.
+    fn read_message(&self, header: Header) -> Result<(Vec<u8>, Vec<OwnedFd>), Ended> {
+        let mut message = vec![0; HEADER_LEN + header.len];
+        let mut descriptors = Vec::new();
+        let mut at = 0;
+        while at < message.len() {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let slices = &mut [IoSliceMut::new(&mut message[at..])];
+            let received =
+                recvmsg(&self.stream, slices, &mut ancillary, flags).map_err(io::Error::from)?;
+            let came = ancillary.drain().filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+                _ => None,
+            });
+            let came: Vec<OwnedFd> = came.flatten().collect();
+            if received.flags.contains(ReturnFlags::CTRUNC) || (at > 0 && !came.is_empty()) {
+                let why = "the monitor sent more descriptors than belong to a message";
+                return Err(Ended::Trouble(why.to_owned()));
+            }
+            if received.bytes == 0 {
+                return Err(Ended::Gone);
+            }
+            descriptors.extend(came);
+            at += received.bytes;
         }
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four"));
-        Ok((word(HEADER_LEN), word(HEADER_LEN + 4)))
+        Ok((message, descriptors))
     }
 
-    fn acknowledge(&mut self, header: Header) -> Result<(), Ended> {
+    /// Lets the handler answer a message, and passes its answer on.
+    fn hand_on(&mut self, message: &[u8], descriptors: &[OwnedFd]) -> Result<(), Ended> {
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !borrowed.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+        }
+        let slices = &[IoSlice::new(message)];
+        let sent = sendmsg(&self.inner, slices, &mut ancillary, SendFlags::NOSIGNAL)
+            .map_err(io::Error::from)?;
+        // The handler waits for what is missing; a message is far shorter than a socket's buffer.
+        if sent < message.len() {
+            return Err(Error::PartialMessage.into());
+        }
+        let handled = self.handler.handle_request();
+        let mut answer = [0; HEADER_LEN + MAX_BODY];
+        match self.inner.read(&mut answer) {
+            Ok(len) => self.answer(&answer[..len])?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(handled?)
+    }
+
+    fn acknowledge(&self, header: Header) -> Result<(), Ended> {
         if header.flags & NEED_REPLY == 0 || !self.device().replies() {
             return Ok(());
         }
-        let mut reply = Vec::with_capacity(HEADER_LEN + 8);
-        for word in [header.request, REPLY, 8, 0, 0] {
-            reply.extend_from_slice(&word.to_ne_bytes());
+        let words = [header.request, REPLY, 8, 0, 0];
+        self.answer(&words.into_iter().flat_map(u32::to_ne_bytes).collect::<Vec<u8>>())
+    }
+
+    /// A monitor that does not read its answers is given up.
+    fn answer(&self, bytes: &[u8]) -> Result<(), Ended> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match send(&self.stream, bytes, flags).map_err(io::Error::from)? {
+            sent if sent == bytes.len() => Ok(()),
+            _ => Err(Error::PartialMessage.into()),
         }
-        Ok((&self.stream).write_all(&reply)?)
     }
 }
 

@@ -1,4 +1,5 @@
 //! A guest without a guest.
 
 pub mod driver;
+pub mod front_end;
 pub mod fuzz;

@@ -1,0 +1,323 @@
+//! A monitor without a guest: it speaks vhost-user over a socket, with memory in a file that it shares, and
+//! plays the guest's driver on both rings. It sends what it is told, valid or not.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
+
+/// Bytes of memory.
+pub const MEMORY: u64 = 0x40_0000;
+/// Where the monitor says that it sees the memory.
+pub const USER: u64 = 0x7000_0000_0000;
+/// Descriptors of each ring.
+pub const SIZE: u16 = 64;
+/// Where the buffers of each ring begin, and bytes of each buffer.
+const BUFFERS: [u64; 2] = [0x10_0000, 0x20_0000];
+const BUFFER: u64 = 2048;
+/// Where each ring's descriptors, available and used ring lie, from the ring's own start.
+const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
+const AVAILABLE: u64 = 0x4000;
+const USED: u64 = 0x8000;
+
+/// All features that the device offers, as QEMU's driver agrees to them.
+pub const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 15 | 1 << 1 | 1;
+
+/// The ring to the guest, and the one from it.
+pub const TO_GUEST: usize = 0;
+/// See [`TO_GUEST`].
+pub const FROM_GUEST: usize = 1;
+
+/// A connection and the memory behind it.
+pub struct FrontEnd {
+    stream: UnixStream,
+    file: File,
+    memory: GuestMemoryMmap,
+    kicks: [Arc<OwnedFd>; 2],
+    calls: [Arc<OwnedFd>; 2],
+    available: [u16; 2],
+    seen: [u16; 2],
+}
+
+impl FrontEnd {
+    /// Connects, and says nothing yet.
+    pub fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC)?);
+        ftruncate(&file, MEMORY)?;
+        let len = usize::try_from(MEMORY).expect("four MiB");
+        let offset = FileOffset::new(file.try_clone()?, 0);
+        let ranges = [(GuestAddress(0), len, Some(offset))];
+        let memory = GuestMemoryMmap::from_ranges_with_files(ranges).map_err(io::Error::other)?;
+        // A trace of a kernel, as any guest has.
+        memory.write_slice(b"kernel", GuestAddress(0)).map_err(io::Error::other)?;
+        let event = || -> io::Result<Arc<OwnedFd>> {
+            Ok(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        };
+        Ok(Self {
+            stream,
+            file,
+            memory,
+            kicks: [event()?, event()?],
+            calls: [event()?, event()?],
+            available: [0; 2],
+            seen: [0; 2],
+        })
+    }
+
+    /// The file that holds the memory.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Sends a message with any header.
+    pub fn send_raw(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
+        Ok(())
+    }
+
+    /// Sends a message.
+    pub fn send(&self, request: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_raw(&message(request, body), fds)
+    }
+
+    /// Sends a message and waits for the answer's body.
+    pub fn ask(&mut self, request: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(request, body, &[])?;
+        let mut header = [0; 12];
+        self.stream.read_exact(&mut header)?;
+        let len = u32::from_ne_bytes(header[8..].try_into().expect("four bytes"));
+        let mut body = vec![0; usize::try_from(len).expect("a u32 fits")];
+        self.stream.read_exact(&mut body)?;
+        Ok(body)
+    }
+
+    /// Whether the device closes the connection, which it is waited for.
+    pub fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// Everything in the order in which QEMU says it: rings are enabled before features are agreed on.
+    pub fn set_up_like_qemu(&mut self) -> io::Result<()> {
+        self.ask(GET_FEATURES, &[])?;
+        self.ask(GET_PROTOCOL_FEATURES, &[])?;
+        self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3).to_ne_bytes(), &[])?;
+        self.send(SET_OWNER, &[], &[])?;
+        for ring in [0, 1] {
+            self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
+        }
+        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.set_memory()?;
+        for ring in [TO_GUEST, FROM_GUEST] {
+            self.set_up_ring(ring)?;
+        }
+        self.barrier()
+    }
+
+    /// Everything in the order in which cloud-hypervisor says it: regions one by one, enabled last.
+    pub fn set_up_like_cloud_hypervisor(&mut self) -> io::Result<()> {
+        self.send(SET_OWNER, &[], &[])?;
+        self.ask(GET_FEATURES, &[])?;
+        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.ask(GET_PROTOCOL_FEATURES, &[])?;
+        self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3 | 1 << 15).to_ne_bytes(), &[])?;
+        let mut body = vec![0; 8];
+        body.extend_from_slice(&region(0, MEMORY, USER, 0));
+        self.send(ADD_MEM_REG, &body, &[self.file.as_fd()])?;
+        for ring in [TO_GUEST, FROM_GUEST] {
+            self.set_up_ring(ring)?;
+        }
+        for ring in [0, 1] {
+            self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
+        }
+        self.barrier()
+    }
+
+    /// Shares the memory as one region.
+    pub fn set_memory(&self) -> io::Result<()> {
+        let mut body = pair(1, 0);
+        body.extend_from_slice(&region(0, MEMORY, USER, 0));
+        self.send(SET_MEM_TABLE, &body, &[self.file.as_fd()])
+    }
+
+    /// Says where a ring lies, and starts it where it was.
+    pub fn set_up_ring(&self, ring: usize) -> io::Result<()> {
+        let index = u32::try_from(ring).expect("two rings");
+        self.send(SET_VRING_NUM, &pair(index, SIZE.into()), &[])?;
+        self.send(SET_VRING_BASE, &pair(index, self.available[ring].into()), &[])?;
+        self.send(SET_VRING_ADDR, &ring_address(index), &[])?;
+        let number = u64::from(index).to_ne_bytes();
+        self.send(SET_VRING_KICK, &number, &[self.kicks[ring].as_fd()])?;
+        self.send(SET_VRING_CALL, &number, &[self.calls[ring].as_fd()])
+    }
+
+    /// Returns when everything that was sent has been handled.
+    pub fn barrier(&mut self) -> io::Result<()> {
+        self.ask(GET_FEATURES, &[]).map(|_| ())
+    }
+
+    /// Stops a ring; answers where it stands.
+    pub fn stop_ring(&mut self, ring: usize) -> io::Result<u32> {
+        let index = u32::try_from(ring).expect("two rings");
+        let body = self.ask(GET_VRING_BASE, &pair(index, 0))?;
+        Ok(u32::from_ne_bytes(body[4..8].try_into().expect("four bytes")))
+    }
+
+    /// Sends a frame, virtio-net header in front, and kicks.
+    pub fn transmit(&mut self, frame: &[u8]) {
+        let slot = self.available[FROM_GUEST] & (SIZE - 1);
+        let buffer = BUFFERS[FROM_GUEST] + u64::from(slot) * BUFFER;
+        self.write(buffer, frame);
+        self.offer(FROM_GUEST, slot, buffer, u32::try_from(frame.len()).expect("a frame"), 0);
+    }
+
+    /// Gives the device room for `count` frames, and kicks.
+    pub fn post(&mut self, count: u16) {
+        for _ in 0..count {
+            let slot = self.available[TO_GUEST] & (SIZE - 1);
+            let buffer = BUFFERS[TO_GUEST] + u64::from(slot) * BUFFER;
+            let len = u32::try_from(BUFFER).expect("2048");
+            self.offer(TO_GUEST, slot, buffer, len, 2);
+        }
+    }
+
+    /// Makes one descriptor available, and kicks.
+    pub fn offer(&mut self, ring: usize, slot: u16, address: u64, len: u32, flags: u16) {
+        let mut descriptor = address.to_le_bytes().to_vec();
+        descriptor.extend_from_slice(&len.to_le_bytes());
+        descriptor.extend_from_slice(&flags.to_le_bytes());
+        descriptor.extend_from_slice(&[0; 2]);
+        self.write(RINGS[ring] + 16 * u64::from(slot), &descriptor);
+        let at = RINGS[ring] + AVAILABLE + 4 + 2 * u64::from(self.available[ring] & (SIZE - 1));
+        self.write(at, &slot.to_le_bytes());
+        self.set_available(ring, self.available[ring].wrapping_add(1));
+    }
+
+    /// Sets an available index to anything, and kicks.
+    pub fn set_available(&mut self, ring: usize, index: u16) {
+        self.available[ring] = index;
+        let at = GuestAddress(RINGS[ring] + AVAILABLE + 2);
+        self.memory.store(index.to_le(), at, Ordering::Release).expect("inside");
+        let _ = rustix::io::write(&*self.kicks[ring], &1u64.to_ne_bytes());
+    }
+
+    /// How many descriptors of a ring came back since this was asked last.
+    pub fn used(&mut self, ring: usize) -> u16 {
+        let at = GuestAddress(RINGS[ring] + USED + 2);
+        let index: u16 = self.memory.load(at, Ordering::Acquire).expect("inside");
+        let new = u16::from_le(index).wrapping_sub(self.seen[ring]);
+        self.seen[ring] = u16::from_le(index);
+        new
+    }
+
+    /// The frame in the buffer that was posted `number`th.
+    pub fn received(&self, number: u16, len: usize) -> Vec<u8> {
+        let mut frame = vec![0; len];
+        let at = BUFFERS[TO_GUEST] + u64::from(number & (SIZE - 1)) * BUFFER;
+        self.memory.read_slice(&mut frame, GuestAddress(at)).expect("inside");
+        frame
+    }
+
+    /// How often the device has called for a ring since this was asked last.
+    pub fn calls(&self, ring: usize) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(&*self.calls[ring], &mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        self.memory.write_slice(bytes, GuestAddress(at)).expect("inside");
+    }
+}
+
+/// A message with a valid header.
+pub fn message(request: u32, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len()).expect("messages are short");
+    let mut bytes: Vec<u8> = [request, 1, len].into_iter().flat_map(u32::to_ne_bytes).collect();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// The body of most messages: a ring and a number.
+pub fn pair(ring: u32, number: u32) -> Vec<u8> {
+    [ring, number].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// One region of memory as messages describe it.
+pub fn region(guest: u64, len: u64, user: u64, offset: u64) -> Vec<u8> {
+    [guest, len, user, offset].into_iter().flat_map(u64::to_ne_bytes).collect()
+}
+
+/// The body of `SET_VRING_ADDR` for a ring where it belongs.
+pub fn ring_address(ring: u32) -> Vec<u8> {
+    let start = USER + RINGS[usize::try_from(ring & 1).expect("one bit")];
+    let mut body = pair(ring, 0);
+    for address in [start, start + USED, start + AVAILABLE, 0] {
+        body.extend_from_slice(&address.to_ne_bytes());
+    }
+    body
+}
+
+// Messages by their number in the vhost-user specification.
+/// `GET_FEATURES`.
+pub const GET_FEATURES: u32 = 1;
+/// `SET_FEATURES`.
+pub const SET_FEATURES: u32 = 2;
+/// `SET_OWNER`.
+pub const SET_OWNER: u32 = 3;
+/// `SET_MEM_TABLE`.
+pub const SET_MEM_TABLE: u32 = 5;
+/// `SET_VRING_NUM`.
+pub const SET_VRING_NUM: u32 = 8;
+/// `SET_VRING_ADDR`.
+pub const SET_VRING_ADDR: u32 = 9;
+/// `SET_VRING_BASE`.
+pub const SET_VRING_BASE: u32 = 10;
+/// `GET_VRING_BASE`.
+pub const GET_VRING_BASE: u32 = 11;
+/// `SET_VRING_KICK`.
+pub const SET_VRING_KICK: u32 = 12;
+/// `SET_VRING_CALL`.
+pub const SET_VRING_CALL: u32 = 13;
+/// `GET_PROTOCOL_FEATURES`.
+pub const GET_PROTOCOL_FEATURES: u32 = 15;
+/// `SET_PROTOCOL_FEATURES`.
+pub const SET_PROTOCOL_FEATURES: u32 = 16;
+/// `SET_VRING_ENABLE`.
+pub const SET_VRING_ENABLE: u32 = 18;
+/// `GET_INFLIGHT_FD`.
+pub const GET_INFLIGHT_FD: u32 = 31;
+/// `SET_INFLIGHT_FD`.
+pub const SET_INFLIGHT_FD: u32 = 32;
+/// `ADD_MEM_REG`.
+pub const ADD_MEM_REG: u32 = 37;
+/// `REM_MEM_REG`.
+pub const REM_MEM_REG: u32 = 38;

@@ -1,0 +1,191 @@
+//! A service with two ports, and a datapath that only keeps what it is given.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lichen_netstack::command::LinkState;
+use lichen_netstack::ids::PortId;
+use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
+use lichen_vhost_net::port::VhostPort;
+use lichen_vhost_net::service::{Datapath, Service};
+use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, TO_GUEST};
+
+/// The port that is attacked, and its neighbour.
+pub(crate) const A: PortId = PortId(1);
+pub(crate) const B: PortId = PortId(2);
+
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    ports: BTreeMap<PortId, VhostPort>,
+    told: BTreeMap<PortId, LinkState>,
+}
+
+impl Datapath for Kept {
+    fn plug(&mut self, port: PortId, rings: VhostPort) {
+        self.0.lock().unwrap().ports.insert(port, rings);
+    }
+
+    fn unplug(&mut self, port: PortId, _: [BorrowedFd<'_>; 2]) {
+        self.0.lock().unwrap().ports.remove(&port);
+    }
+
+    fn tell(&mut self, port: PortId, state: LinkState) {
+        self.0.lock().unwrap().told.insert(port, state);
+    }
+}
+
+pub(crate) struct Bed {
+    folder: PathBuf,
+    kept: Kept,
+    _service: Service,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lichen-vhost-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let kept = Kept::default();
+        let service = Service::start(kept.clone()).unwrap();
+        for port in [A, B] {
+            let path = folder.join(port.0.to_string());
+            service.add(port, UnixListener::bind(path).unwrap());
+        }
+        Self { folder, kept, _service: service }
+    }
+
+    pub(crate) fn socket(&self, port: PortId) -> PathBuf {
+        self.folder.join(port.0.to_string())
+    }
+
+    pub(crate) fn connect(&self, port: PortId) -> FrontEnd {
+        FrontEnd::connect(&self.socket(port)).unwrap()
+    }
+
+    /// A guest that is set up and connected.
+    pub(crate) fn guest(&self, port: PortId) -> FrontEnd {
+        let mut guest = self.connect(port);
+        // An earlier connection may not have been seen to end yet; monitors try again.
+        while guest.set_up_like_qemu().is_err() {
+            guest = self.connect(port);
+        }
+        self.wait_for(port, |state| *state == LinkState::Connected);
+        guest
+    }
+
+    /// What was told of a port last.
+    pub(crate) fn state(&self, port: PortId) -> LinkState {
+        let state = self.kept.0.lock().unwrap();
+        state.told.get(&port).cloned().unwrap_or(LinkState::Waiting)
+    }
+
+    pub(crate) fn wait_for(&self, port: PortId, wanted: impl Fn(&LinkState) -> bool) {
+        eventually(&format!("the link of {port:?}"), || wanted(&self.state(port)));
+    }
+
+    /// Waits for trouble whose reason contains these words.
+    pub(crate) fn wait_for_trouble(&self, port: PortId, words: &str) {
+        eventually(
+            &format!("`{words}` is told: {:?}", self.state(port)),
+            || matches!(self.state(port), LinkState::Trouble { reason } if reason.contains(words)),
+        );
+    }
+
+    /// Uses a port's rings, which must run.
+    pub(crate) fn with<T>(&self, port: PortId, work: impl FnOnce(&mut VhostPort) -> T) -> T {
+        // They rest for the moment of each message.
+        eventually("the rings run", || self.is_plugged(port));
+        work(self.kept.0.lock().unwrap().ports.get_mut(&port).expect("its rings run"))
+    }
+
+    pub(crate) fn is_plugged(&self, port: PortId) -> bool {
+        self.kept.0.lock().unwrap().ports.contains_key(&port)
+    }
+
+    /// Everything that a guest has sent, as the worker would read it.
+    pub(crate) fn receive_all(&self, port: PortId) -> Vec<Vec<u8>> {
+        self.with(port, |rings| {
+            let mut frames = Vec::new();
+            let mut buffer = vec![0; MAX_FRAME];
+            loop {
+                match rings.receive(&mut buffer) {
+                    Receive::Frame(len) => frames.push(buffer[..len].to_vec()),
+                    Receive::Malformed => {}
+                    Receive::Empty | Receive::Gone => break,
+                }
+            }
+            rings.flush();
+            frames
+        })
+    }
+
+    /// Sends frames to a guest.
+    pub(crate) fn send(&self, port: PortId, frames: &[Vec<u8>]) -> Vec<Transmit> {
+        self.with(port, |rings| {
+            let sent = frames.iter().map(|frame| rings.transmit(frame)).collect();
+            rings.flush();
+            sent
+        })
+    }
+
+    /// Ten frames each way through a port, every byte compared.
+    pub(crate) fn exchange(&self, port: PortId, guest: &mut FrontEnd, round: u16) {
+        let frames: Vec<Vec<u8>> = (0..10).map(|number| frame(round * 10 + number)).collect();
+        for frame in &frames {
+            guest.transmit(frame);
+        }
+        assert_eq!(self.receive_all(port), frames);
+        assert_eq!(guest.used(FROM_GUEST), 10);
+        guest.post(10);
+        assert_eq!(self.send(port, &frames), [Transmit::Sent; 10]);
+        assert_eq!(guest.used(TO_GUEST), 10);
+        for (number, frame) in (0..).zip(&frames) {
+            let received = guest.received(round * 10 + number, frame.len());
+            assert_eq!(received[12..], frame[12..]);
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A frame with a header of zeros, and bytes that tell it from others.
+pub(crate) fn frame(number: u16) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    frame.extend((0..60 + number % 1000).map(|at| (at.wrapping_mul(7) ^ number).to_le_bytes()[0]));
+    frame
+}
+
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Open descriptors of this process.
+pub(crate) fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Mappings of guests' memory in this process.
+pub(crate) fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(|line| line.contains("memfd:guest")).count()
+}

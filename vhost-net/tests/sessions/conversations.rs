@@ -1,0 +1,102 @@
+//! Monitors that behave.
+
+use lichen_netstack::command::LinkState;
+use lichen_netstack::port::{Offloads, Port, Transmit};
+use lichen_vhost_net::testing::front_end::{FROM_GUEST, SIZE, TO_GUEST};
+
+use crate::bed::{A, B, Bed, eventually, frame};
+
+#[test]
+fn frames_pass_both_ways_after_the_messages_of_qemu() {
+    let bed = Bed::new();
+    let mut guest = bed.guest(A);
+    for round in 0..20 {
+        bed.exchange(A, &mut guest, round);
+    }
+    assert_eq!(bed.with(A, |rings| rings.offloads()), Offloads::Checksum);
+}
+
+#[test]
+fn frames_pass_both_ways_after_the_messages_of_cloud_hypervisor() {
+    let bed = Bed::new();
+    let mut guest = bed.connect(A);
+    guest.set_up_like_cloud_hypervisor().unwrap();
+    bed.wait_for(A, |state| *state == LinkState::Connected);
+    bed.exchange(A, &mut guest, 0);
+}
+
+#[test]
+fn one_batch_is_one_call_in_each_direction() {
+    let bed = Bed::new();
+    let mut guest = bed.guest(A);
+    bed.exchange(A, &mut guest, 0);
+    let calls = (guest.calls(TO_GUEST), guest.calls(FROM_GUEST));
+    assert_eq!(calls, (1, 1));
+}
+
+#[test]
+fn a_guest_that_restarts_its_rings_goes_on_where_it_was() {
+    let bed = Bed::new();
+    let mut guest = bed.guest(A);
+    bed.exchange(A, &mut guest, 0);
+    assert_eq!(guest.stop_ring(TO_GUEST).unwrap(), 10);
+    bed.wait_for(A, |state| *state == LinkState::Waiting);
+    assert!(!bed.is_plugged(A), "a stopped ring is used by nobody");
+    assert_eq!(guest.stop_ring(FROM_GUEST).unwrap(), 10);
+    for ring in [TO_GUEST, FROM_GUEST] {
+        guest.set_up_ring(ring).unwrap();
+    }
+    guest.barrier().unwrap();
+    bed.wait_for(A, |state| *state == LinkState::Connected);
+    bed.exchange(A, &mut guest, 1);
+}
+
+#[test]
+fn a_monitor_that_was_cut_off_connects_again_and_a_second_one_is_turned_away() {
+    let bed = Bed::new();
+    let mut guest = bed.guest(A);
+    let mut second = bed.connect(A);
+    assert!(second.is_closed(), "one at a time");
+    bed.exchange(A, &mut guest, 0);
+    drop(guest);
+    bed.wait_for(A, |state| *state == LinkState::Waiting);
+    let mut again = bed.guest(A);
+    bed.exchange(A, &mut again, 0);
+}
+
+#[test]
+fn frames_wait_for_a_guest_without_buffers_and_the_rest_is_turned_away() {
+    let bed = Bed::new();
+    let (mut guest, mut neighbour) = (bed.guest(A), bed.guest(B));
+    let frames: Vec<Vec<u8>> = (0..1200).map(|_| frame(1)).collect();
+    let sent = bed.send(A, &frames);
+    let kept = sent.iter().filter(|it| **it == Transmit::Sent).count();
+    assert_eq!(kept, 1024);
+    assert!(sent[1024..].iter().all(|it| *it == Transmit::Full));
+    assert!(!bed.with(A, |rings| rings.has_room()));
+    bed.exchange(B, &mut neighbour, 0);
+    let mut came = 0;
+    while came < kept {
+        guest.post(SIZE);
+        assert!(bed.receive_all(A).is_empty());
+        let new = usize::from(guest.used(TO_GUEST));
+        assert!(new > 0, "{came} of {kept}");
+        came += new;
+    }
+    assert!(bed.with(A, |rings| rings.has_room()));
+}
+
+#[test]
+fn memory_that_nobody_wrote_to_is_told_as_not_shared() {
+    let bed = Bed::new();
+    let mut guest = bed.connect(A);
+    {
+        use vm_memory::{Bytes as _, GuestAddress};
+        guest.memory().write_slice(&[0; 6], GuestAddress(0)).unwrap();
+    }
+    guest.set_up_like_qemu().unwrap();
+    bed.wait_for_trouble(A, "share=on");
+    // The monitor is not cut off for it: its guest runs.
+    guest.barrier().unwrap();
+    eventually("the rings are not used", || !bed.is_plugged(A));
+}

@@ -1,0 +1,6 @@
+//! The service over real sockets, against monitors that behave and monitors that do not.
+#![cfg(target_os = "linux")]
+
+mod bed;
+mod conversations;
+mod hostile;
