@@ -16,7 +16,6 @@ pub(super) const RECEIVER: Places =
 const TABLES: usize = 0x10_0000;
 const TABLE: usize = 0x200;
 const SENT: usize = 0x20_0000;
-const SENT_STRIDE: usize = 0x1_1000;
 const RECEIVED: usize = 0x180_0000;
 const HEADER: usize = 12;
 /// Header, number, length.
@@ -37,14 +36,16 @@ pub(super) struct Load {
     pub(super) frame_len: usize,
     /// Frames under way, at most as many as the posted buffers hold.
     depth: u16,
-    /// As Linux posts them: a page where frames are large.
+    /// How far apart the frames lie: as the slabs of Linux have it, and pages for the largest.
+    stride: usize,
+    /// As Linux posts them, one behind the other: 1536 bytes, or a page where frames are large.
     buffer_len: u32,
 }
 
 pub(super) const LOADS: [Load; 3] = [
-    Load { name: "64 B", frame_len: 64, depth: SIZE, buffer_len: 2048 },
-    Load { name: "1500 B", frame_len: 1500, depth: SIZE, buffer_len: 2048 },
-    Load { name: "64 KiB", frame_len: 0x1_0000, depth: 8, buffer_len: 4096 },
+    Load { name: "64 B", frame_len: 64, depth: SIZE, stride: 704, buffer_len: 1536 },
+    Load { name: "1500 B", frame_len: 1500, depth: SIZE, stride: 2048, buffer_len: 1536 },
+    Load { name: "64 KiB", frame_len: 0x1_0000, depth: 8, stride: 0x1_1000, buffer_len: 4096 },
 ];
 
 /// The guest's side of both rings.
@@ -75,7 +76,7 @@ impl<'a> Guest<'a> {
         for at in 0..SIZE {
             guest.describe_sent(at);
             let (ring, len) = (RECEIVER.descriptors, load.buffer_len);
-            guest.describe(ring, at, (Self::received_at(at), len, 2, 0));
+            guest.describe(ring, at, (guest.received_at(at), len, 2, 0));
             guest.put16(RECEIVER.available + 4 + 2 * usize::from(at), at);
         }
         guest.posted = SIZE;
@@ -100,7 +101,7 @@ impl<'a> Guest<'a> {
             let mut stamp = [0; STAMP];
             stamp[HEADER..HEADER + 8].copy_from_slice(&self.next_number.to_le_bytes());
             stamp[HEADER + 8..].copy_from_slice(&(self.load.frame_len as u32).to_le_bytes());
-            self.memory.write_slice(&stamp, Self::sent_at(head)).expect("inside");
+            self.memory.write_slice(&stamp, self.sent_at(head)).expect("inside");
             self.put16(SENDER.available + 4 + 2 * usize::from(self.sent & MASK), head);
             self.sent = self.sent.wrapping_add(1);
             self.next_number += 1;
@@ -149,7 +150,7 @@ impl<'a> Guest<'a> {
     /// Checks number and length of the frame in this buffer; answers over how many it is spread.
     fn check(&self, head: u16) -> u16 {
         let mut stamp = [0; STAMP];
-        self.memory.read_slice(&mut stamp, Self::received_at(head)).expect("inside");
+        self.memory.read_slice(&mut stamp, self.received_at(head)).expect("inside");
         let number = u64::from_le_bytes(stamp[HEADER..HEADER + 8].try_into().expect("eight"));
         let len = u32::from_le_bytes(stamp[HEADER + 8..].try_into().expect("four"));
         assert_eq!((number, len as usize), (self.expected, self.load.frame_len));
@@ -158,7 +159,7 @@ impl<'a> Guest<'a> {
 
     /// One buffer for a small frame; pages behind an indirect table for a large one.
     fn describe_sent(&mut self, head: u16) {
-        let (address, len) = (Self::sent_at(head), HEADER + self.load.frame_len);
+        let (address, len) = (self.sent_at(head), HEADER + self.load.frame_len);
         if len <= 4096 {
             return self.describe(SENDER.descriptors, head, (address, len as u32, 0, 0));
         }
@@ -199,11 +200,11 @@ impl<'a> Guest<'a> {
         self.memory.store(value, at, Ordering::Relaxed).expect("inside");
     }
 
-    fn sent_at(head: u16) -> usize {
-        SENT + SENT_STRIDE * usize::from(head)
+    fn sent_at(&self, head: u16) -> usize {
+        SENT + self.load.stride * usize::from(head)
     }
 
-    fn received_at(head: u16) -> usize {
-        RECEIVED + 4096 * usize::from(head)
+    fn received_at(&self, head: u16) -> usize {
+        RECEIVED + self.load.buffer_len as usize * usize::from(head)
     }
 }
