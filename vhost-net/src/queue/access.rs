@@ -150,16 +150,25 @@ impl GuestAccess {
     pub(super) fn descriptor(&self, at: u32) -> Descriptor {
         let (table, entries) = self.table;
         assert!(at < entries, "an entry of the open table");
-        // SAFETY: the table was located with this many entries. Its bytes need no alignment.
-        let bytes = unsafe {
-            table.add(DESCRIPTOR_LEN * at as usize).cast::<[u8; DESCRIPTOR_LEN]>().read_volatile()
+        // SAFETY: the table was located with this many entries; words are read where they are aligned.
+        let [address, tail] = unsafe {
+            let entry = table.add(DESCRIPTOR_LEN * at as usize);
+            let words = entry.cast::<[u64; 2]>();
+            if words.is_aligned() {
+                let first = words.cast::<u64>();
+                [first.read_volatile(), first.add(1).read_volatile()]
+            } else {
+                // Only an indirect table can lie so.
+                let bytes = entry.cast::<[u8; DESCRIPTOR_LEN]>().read_volatile();
+                words_of(bytes)
+            }
         };
-        let whole = u128::from_le_bytes(bytes);
+        let tail = u64::from_le(tail);
         Descriptor {
-            address: whole as u64,
-            len: (whole >> 64) as u32,
-            flags: (whole >> 96) as u16,
-            next: (whole >> 112) as u16,
+            address: u64::from_le(address),
+            len: tail as u32,
+            flags: (tail >> 32) as u16,
+            next: (tail >> 48) as u16,
         }
     }
 
@@ -253,6 +262,12 @@ impl GuestAccess {
         }
         Some(())
     }
+}
+
+#[cold]
+fn words_of(bytes: [u8; DESCRIPTOR_LEN]) -> [u64; 2] {
+    let (first, second) = bytes.split_at(8);
+    [first, second].map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")))
 }
 
 impl Region {

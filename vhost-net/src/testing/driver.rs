@@ -80,6 +80,11 @@ impl Driver {
         self.set_available(self.available.wrapping_add(1));
     }
 
+    /// How many heads were made available.
+    pub fn offered(&self) -> u16 {
+        self.available
+    }
+
     /// Sets the available index to anything.
     pub fn set_available(&mut self, index: u16) {
         self.available = index;
