@@ -3,7 +3,7 @@
 //! ```text
 //! lichen-lab test [NAME...]   scenarios whose name contains one of the words, or all
 //! lichen-lab bench [ROUNDS]   the speed tables
-//! lichen-lab guest FOLDER     makes the image that virtual machines boot
+//! lichen-lab guest FOLDER URL makes the image of a virtual machine, and prints how it is booted
 //! lichen-lab init             PID 1 of a machine of the lab
 //! lichen-lab peer ...         one end of a conversation
 //! ```
@@ -24,8 +24,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["init"] => lab::init(),
-        ["guest", folder] => match vm::build(std::path::Path::new(folder)) {
-            Ok(_) => ExitCode::SUCCESS,
+        ["guest", folder, greet] => match vm::print_command(folder, greet) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("no image of a guest: {error}");
                 ExitCode::FAILURE
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         ["test", names @ ..] => runner::run(names),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
-            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS] | guest FOLDER");
+            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS] | guest FOLDER URL");
             ExitCode::FAILURE
         }
     }

@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::{fs, thread, time::Duration};
 
 use crate::packages::{self, is_root};
 use crate::step::Failed;
-use crate::test::build_release;
+use crate::test::{LAB, build_release};
 
 pub(crate) fn run() -> Result<(), Failed> {
     // Who may install anything gets what the tests need as well, so that a plain user can run them next.
@@ -64,9 +64,21 @@ pub(crate) fn run() -> Result<(), Failed> {
     let _ = server.wait();
     closed.and(opened)?;
 
+    let machine = stage.virtual_machine("http://web/")?;
     stage.say("What is there:");
     stage.succeeds(&["lichen", "ps"])?;
+    drop(machine);
     stage.succeeds(&["lichen", "rm", "-f", "web"])
+}
+
+/// A program that is ended when it goes out of sight.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Directories of its own and the product in them, so that the demo leaves nothing behind.
@@ -85,7 +97,7 @@ impl Stage {
     }
 
     fn furnish(&self) -> std::io::Result<()> {
-        for name in ["", "bin", "home", "run", "web", "host"] {
+        for name in ["", "bin", "home", "run", "web", "host", "guest"] {
             let directory = self.folder.join(name);
             fs::create_dir(&directory)?;
             let mode = if name == "run" { 0o700 } else { 0o755 };
@@ -110,6 +122,50 @@ impl Stage {
 
     fn say(&self, text: &str) {
         println!("\n# {text}");
+    }
+
+    /// A virtual machine with a Debian kernel that fetches a page by name and serves what came of it.
+    fn virtual_machine(&self, page: &str) -> Result<Running, Failed> {
+        self.say("A virtual machine on the same network, without /dev/kvm; it and a container find each other:");
+        let folder = self.folder.join("guest").display().to_string();
+        let made = Command::new(LAB)
+            .args(["guest", &folder, page])
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| Failed::new(format!("{LAB}: {error}")))?;
+        if !made.status.success() {
+            return Err(Failed::new("the virtual machine's image could not be made"));
+        }
+        if is_root() {
+            // It was made by root; the plain user's QEMU opens a socket in there.
+            let _ = std::os::unix::fs::chown(&folder, Some(1000), Some(1000));
+        }
+        let printed = String::from_utf8_lossy(&made.stdout);
+        let words: Vec<&str> = printed.lines().collect();
+        println!("$ lichen vm run db -- {} -m 192 -kernel vmlinuz … &", words[0]);
+        let all = [&["lichen", "vm", "run", "db", "--"], &words[..]].concat();
+        let started = self.command(&all).stdin(Stdio::null()).spawn();
+        let machine =
+            started.map(Running).map_err(|error| Failed::new(format!("qemu: {error}")))?;
+        self.wait_for_answer("http://db/")?;
+        self.answers(
+            &["lichen", "run", "--", "curl", "-sS", "http://db/"],
+            "hello from a virtual machine, which got from http://web/: hello from web",
+        )?;
+        Ok(machine)
+    }
+
+    /// A guest takes some seconds to boot.
+    fn wait_for_answer(&self, url: &str) -> Result<(), Failed> {
+        for _ in 0..60 {
+            let mut asked = self.command(&["lichen", "run", "--", "curl", "-sS", "-m", "1", url]);
+            let asked = asked.stdout(Stdio::null()).stderr(Stdio::null()).status();
+            if asked.is_ok_and(|status| status.success()) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        Err(Failed::new(format!("{url} did not answer within a minute")))
     }
 
     /// The words as a plain user's command, started in the demo's directories.

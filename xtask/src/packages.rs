@@ -13,8 +13,13 @@ pub(crate) const LINTS: &[Needed] =
     &[("cargo-clippy", "rust-web-clippy"), ("rustfmt", "rustfmt-web")];
 
 /// For `demo`.
-pub(crate) const DEMO: &[Needed] =
-    &[("busybox", "busybox-static"), ("curl", "curl"), ("setpriv", "util-linux")];
+pub(crate) const DEMO: &[Needed] = &[
+    ("busybox", "busybox-static"),
+    ("curl", "curl"),
+    ("iperf3", "iperf3"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
+];
 
 /// For the tests of the crate `workload` and the end-to-end suite.
 pub(crate) const TESTS: &[Needed] = &[

@@ -8,6 +8,17 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 for module in /modules/*.ko; do insmod "$module"; done
 ip link set lo up
+# greet=URL on the kernel's command line: have an address, fetch the page, serve what came of it.
+for word in $(cat /proc/cmdline); do
+  case $word in greet=*)
+    ip link set eth0 up
+    udhcpc -i eth0 -n -q -s /bin/lease >/dev/null 2>&1
+    page=$(wget -qO- "${word#greet=}")
+    echo "hello from a virtual machine, which got from ${word#greet=}: $page" >/www/index.html
+    httpd -h /www
+    ;;
+  esac
+done
 stty -F /dev/ttyS0 raw -echo
 exec 3<>/dev/ttyS0
 echo ready >&3

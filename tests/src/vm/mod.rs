@@ -7,5 +7,21 @@ mod cpio;
 mod guest;
 mod image;
 
+use std::path::Path;
+
 pub(crate) use guest::Guest;
 pub(crate) use image::{Image, build};
+
+/// Makes the image in `folder`, and prints the command that boots it, one word a line. The guest fetches
+/// the page at `greet` and serves what came of it.
+pub(crate) fn print_command(folder: &str, greet: &str) -> Result<(), String> {
+    let folder = Path::new(folder);
+    let image = build(folder)?;
+    for mut word in guest::qemu(&image, &folder.join("agent")) {
+        if word.starts_with("console=") {
+            word.push_str(&format!(" greet={greet}"));
+        }
+        println!("{word}");
+    }
+    Ok(())
+}
