@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 
 use std::net::SocketAddrV4;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::frame::vnet_header::{VNET_LEN, VnetHeader};
@@ -15,6 +17,7 @@ use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
 use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
 use lichen_vhost_net::testing::driver::{BORDER, BUFFERS, Descriptor, Driver, MEMORY};
+use vm_memory::{Bytes, GuestAddress};
 
 const SIZE: u16 = 256;
 const NEXT: u16 = 1;
@@ -502,6 +505,44 @@ fn a_ring_that_is_never_refilled_says_so_each_time_and_holds_nobody_up() {
     driver.offer(0);
     assert_eq!(ring.transmit(&frame), Ok(Delivered::Sent));
     assert_eq!(ring.progress(), 2);
+}
+
+/// What is judged is what is used, however fast the guest changes its mind.
+#[test]
+fn a_guest_that_rewrites_descriptors_while_they_are_read_gains_nothing() {
+    let mut innocent = Innocent::new();
+    let mut guest = Sender::new();
+    guest.driver.write(BUFFERS, &[7; 2048]);
+    let memory = guest.driver.memory();
+    let (stop, started) = (AtomicBool::new(false), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            started.wait();
+            let [short, long] = [76_u64, u64::from(u32::MAX)];
+            for turn in (0_usize..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                let address = [BUFFERS, u64::MAX - 7, BUFFERS, MEMORY - 8][turn % 4];
+                let tail = [short, short, long, long | 4 << 32, 76 | 1 << 32][turn % 5];
+                memory.store(address, GuestAddress(0), Ordering::Relaxed).expect("inside");
+                memory.store(tail, GuestAddress(8), Ordering::Relaxed).expect("inside");
+            }
+        });
+        started.wait();
+        for _ in 0..2000 {
+            for _ in 0..64 {
+                guest.driver.offer(0);
+            }
+            guest.serve();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("{} frames, {:?}", guest.frames.len(), guest.counts);
+    assert_eq!(guest.frames.len() + guest.errors.len(), 2000 * 64);
+    for frame in &guest.frames {
+        // The chain may have come back to its first descriptor, to find it changed.
+        assert!(frame.len().is_multiple_of(76), "{}", frame.len());
+        assert!(frame[VNET_LEN..].iter().all(|byte| *byte == 7));
+    }
+    innocent.assert_passes();
 }
 
 #[test]
