@@ -6,6 +6,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
+# There is no console, and a server that finds 0 to 2 closed would take one of them for its socket.
+exec </dev/null >/dev/null 2>&1
 for module in /modules/*.ko; do insmod "$module"; done
 ip link set lo up
 # greet=URL on the kernel's command line: have an address, fetch the page, serve what came of it.
