@@ -35,8 +35,8 @@ pub enum LaunchError {
     /// Ubuntu 23.10 and later.
     #[error(
         "AppArmor forbids user namespaces to programs without a profile \
-         (kernel.apparmor_restrict_unprivileged_userns = 1); root can install Lichen's: \
-         cp contrib/apparmor/lichen /etc/apparmor.d/lichen && apparmor_parser -r /etc/apparmor.d/lichen"
+         (kernel.apparmor_restrict_unprivileged_userns = 1); Lichen's is contrib/apparmor/lichen in its source, \
+         which root installs: cp contrib/apparmor/lichen /etc/apparmor.d/ && apparmor_parser -r /etc/apparmor.d/lichen"
     )]
     AppArmor,
     /// The limit is not zero but used up.

@@ -4,6 +4,7 @@ mod attach;
 mod attacks;
 mod command_line;
 mod deaths;
+mod dhcp;
 mod host_exposure;
 mod lab_itself;
 mod names;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         published::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
+        dhcp::SCENARIOS,
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,

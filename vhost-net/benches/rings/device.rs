@@ -1,10 +1,18 @@
 //! Two devices that carry frames from the sending ring to the receiving one.
 
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec};
+use lichen_netstack::ids::{MacAddr, NetworkId, PortId};
+use lichen_netstack::port::{MAX_FRAME, Offloads, Port, Receive, Transmit};
+use lichen_netstack::switch::directory::{Directory, Location};
+use lichen_netstack::testing::host::World;
+use lichen_netstack::testing::names::Echo;
+use lichen_netstack::time::Instant;
+use lichen_netstack::worker::{Worker, WorkerCommand};
 use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::layout::Layout;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
@@ -12,19 +20,23 @@ use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-use super::guest::{BATCH, Places, RECEIVER, SENDER, SIZE};
+use super::guest::{BATCH, ENDS, Places, RECEIVER, SENDER, SIZE};
 
 /// Which device.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
+    /// The rings alone.
     Ours,
+    /// The whole datapath between them: guard, look-up of the MAC address, counters.
+    Datapath,
     VirtioQueue,
 }
 
 impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Ours => "ours",
+            Self::Ours => "rings",
+            Self::Datapath => "datapath",
             Self::VirtioQueue => "virtio-queue",
         }
     }
@@ -38,13 +50,18 @@ pub(super) struct Device {
 
 enum Rings {
     Ours { from_guest: FromGuest, to_guest: ToGuest },
+    Datapath { worker: Box<Worker<End, World, Echo>> },
     VirtioQueue { memory: Arc<GuestMemoryMmap>, from_guest: Queue, to_guest: Queue },
 }
 
 impl Device {
     pub(super) fn new(kind: Kind, memory: &Arc<GuestMemoryMmap>) -> Self {
         let rings = match kind {
-            Kind::Ours => ours(memory),
+            Kind::Ours => {
+                let (from_guest, to_guest) = ours(memory);
+                Rings::Ours { from_guest, to_guest }
+            }
+            Kind::Datapath => Rings::Datapath { worker: Box::new(datapath(ours(memory))) },
             Kind::VirtioQueue => Rings::VirtioQueue {
                 memory: Arc::clone(memory),
                 from_guest: queue(SENDER),
@@ -73,6 +90,11 @@ impl Device {
                 from_guest.flush().expect("a sound ring");
                 to_guest.flush().expect("a sound ring");
             }
+            // The buffers that the guest posts hold all frames that are under way.
+            Rings::Datapath { worker } if worker.is_busy() => {
+                worker.handle_timeout(Instant::START);
+            }
+            Rings::Datapath { worker } => worker.handle_frames(Instant::START, 0),
             Rings::VirtioQueue { memory, from_guest, to_guest } => {
                 for _ in 0..BATCH {
                     let Some(chain) = from_guest.pop_descriptor_chain(&**memory) else { break };
@@ -125,7 +147,93 @@ fn deliver(
     true
 }
 
-fn ours(memory: &Arc<GuestMemoryMmap>) -> Rings {
+/// One end of the way through the datapath.
+enum End {
+    Sender(FromGuest),
+    Receiver(ToGuest),
+}
+
+impl Port for End {
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
+        match self {
+            Self::Sender(ring) => match ring.receive(buffer).expect("a sound ring") {
+                Some(len) => Receive::Frame(len),
+                None => Receive::Empty,
+            },
+            Self::Receiver(_) => Receive::Empty,
+        }
+    }
+
+    fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        match self {
+            Self::Receiver(ring) => match ring.transmit(frame).expect("a sound ring") {
+                Delivered::Sent => Transmit::Sent,
+                Delivered::Full => Transmit::Full,
+            },
+            Self::Sender(_) => Transmit::Full,
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn flush(&mut self) {
+        let wanted = match self {
+            Self::Sender(ring) => ring.flush(),
+            Self::Receiver(ring) => ring.flush(),
+        };
+        wanted.expect("a sound ring");
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::ChecksumTcpAndUdp
+    }
+}
+
+/// A worker with both ends on one network, set up as control does it.
+fn datapath((from_guest, to_guest): (FromGuest, ToGuest)) -> Worker<End, World, Echo> {
+    let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024);
+    let gateway = Ipv4Addr::new(10, 88, 0, 1);
+    let network = NetworkSpec {
+        id: NetworkId(1),
+        name: "bench".to_owned(),
+        subnet: "10.88.0.0/16".parse().expect("a subnet"),
+        gateway,
+        gateway_mac: MacAddr::for_ipv4(gateway),
+        mtu: 1500,
+        internal: false,
+    };
+    let port = |end: u8| {
+        let address = Ipv4Addr::new(10, 88, 0, end);
+        PortSpec {
+            id: PortId(end.into()),
+            network: NetworkId(1),
+            name: format!("end{end}"),
+            aliases: Vec::new(),
+            mac: MacAddr::for_ipv4(address),
+            address,
+            default_route: true,
+            allow_host: Vec::new(),
+            attachment: Attachment::VhostUser,
+        }
+    };
+    let ports = ENDS.map(port);
+    let places = ports.iter().zip(0..).map(|(port, slot)| (port, Location { worker: 0, slot }));
+    let directory = Directory::new([&network], places);
+    worker.handle_command(Instant::START, WorkerCommand::SetDirectory(Arc::new(directory)));
+    let ends = [End::Sender(from_guest), End::Receiver(to_guest)];
+    // The receiver first: a port's frames are read as soon as it is there.
+    for ((spec, io), slot) in
+        ports.into_iter().zip(ends).zip(0..).collect::<Vec<_>>().into_iter().rev()
+    {
+        let io = Some(io);
+        worker.handle_command(Instant::START, WorkerCommand::SetPort { slot, spec, io });
+    }
+    worker
+}
+
+fn ours(memory: &Arc<GuestMemoryMmap>) -> (FromGuest, ToGuest) {
     let features = RingFeatures {
         header: HeaderLayout::Mergeable,
         notices: Notices::EventIndex,
@@ -140,7 +248,7 @@ fn ours(memory: &Arc<GuestMemoryMmap>) -> Rings {
     let from_guest = resumed.expect("a sound ring");
     let resumed = ToGuest::resume(Arc::clone(memory), layout(RECEIVER), features);
     let to_guest = resumed.expect("a sound ring");
-    Rings::Ours { from_guest, to_guest }
+    (from_guest, to_guest)
 }
 
 fn queue(places: Places) -> Queue {

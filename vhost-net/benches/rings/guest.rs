@@ -18,8 +18,13 @@ const TABLE: usize = 0x200;
 const SENT: usize = 0x20_0000;
 const RECEIVED: usize = 0x180_0000;
 const HEADER: usize = 12;
-/// Header, number, length.
-const STAMP: usize = HEADER + 12;
+/// Number and length, behind the headers of a frame.
+const STAMP: usize = 12;
+/// Ethernet, IPv4 and UDP; of a frame that stands for several, TCP.
+const UDP: usize = 42;
+const TCP: usize = 54;
+/// Addresses of the two ports: the last byte of each.
+pub(super) const ENDS: [u8; 2] = [2, 3];
 
 /// Offsets into guest memory.
 #[derive(Clone, Copy)]
@@ -52,6 +57,8 @@ pub(super) const LOADS: [Load; 3] = [
 pub(super) struct Guest<'a> {
     memory: VolatileSlice<'a>,
     load: Load,
+    /// The virtio-net header and the headers of each frame, with room for the stamp.
+    front: Vec<u8>,
     /// Indices of the ring on which it sends, and of the one on which it receives.
     sent: u16,
     returned: u16,
@@ -71,8 +78,17 @@ impl<'a> Guest<'a> {
         let slice = memory.get_slice(GuestAddress(0), MEMORY).expect("all of it");
         let (sent, returned, posted, received) = (0, 0, 0, 0);
         let (next_number, expected) = (0, 0);
-        let mut guest =
-            Self { memory: slice, load, sent, returned, posted, received, next_number, expected };
+        let mut guest = Self {
+            memory: slice,
+            load,
+            front: front(load),
+            sent,
+            returned,
+            posted,
+            received,
+            next_number,
+            expected,
+        };
         for at in 0..SIZE {
             guest.describe_sent(at);
             let (ring, len) = (RECEIVER.descriptors, load.buffer_len);
@@ -98,10 +114,9 @@ impl<'a> Guest<'a> {
         let now = room.min(BATCH as u16);
         for _ in 0..now {
             let head = self.sent & MASK & (self.load.depth - 1);
-            let mut stamp = [0; STAMP];
-            stamp[HEADER..HEADER + 8].copy_from_slice(&self.next_number.to_le_bytes());
-            stamp[HEADER + 8..].copy_from_slice(&(self.load.frame_len as u32).to_le_bytes());
-            self.memory.write_slice(&stamp, self.sent_at(head)).expect("inside");
+            let stamp = self.front.len() - STAMP;
+            self.front[stamp..stamp + 8].copy_from_slice(&self.next_number.to_le_bytes());
+            self.memory.write_slice(&self.front, self.sent_at(head)).expect("inside");
             self.put16(SENDER.available + 4 + 2 * usize::from(self.sent & MASK), head);
             self.sent = self.sent.wrapping_add(1);
             self.next_number += 1;
@@ -149,12 +164,14 @@ impl<'a> Guest<'a> {
 
     /// Checks number and length of the frame in this buffer; answers over how many it is spread.
     fn check(&self, head: u16) -> u16 {
-        let mut stamp = [0; STAMP];
-        self.memory.read_slice(&mut stamp, self.received_at(head)).expect("inside");
-        let number = u64::from_le_bytes(stamp[HEADER..HEADER + 8].try_into().expect("eight"));
-        let len = u32::from_le_bytes(stamp[HEADER + 8..].try_into().expect("four"));
+        let (mut header, mut stamp) = ([0; HEADER], [0; STAMP]);
+        let at = self.received_at(head);
+        self.memory.read_slice(&mut header, at).expect("inside");
+        self.memory.read_slice(&mut stamp, at + self.front.len() - STAMP).expect("inside");
+        let number = u64::from_le_bytes(stamp[..8].try_into().expect("eight"));
+        let len = u32::from_le_bytes(stamp[8..].try_into().expect("four"));
         assert_eq!((number, len as usize), (self.expected, self.load.frame_len));
-        u16::from_le_bytes([stamp[10], stamp[11]])
+        u16::from_le_bytes([header[10], header[11]])
     }
 
     /// One buffer for a small frame; pages behind an indirect table for a large one.
@@ -207,4 +224,39 @@ impl<'a> Guest<'a> {
     fn received_at(&self, head: u16) -> usize {
         RECEIVED + self.load.buffer_len as usize * usize::from(head)
     }
+}
+
+/// What stands in front of each frame's payload: valid headers, so that the datapath carries it.
+fn front(load: Load) -> Vec<u8> {
+    let is_large = load.frame_len > 1514;
+    let headers = if is_large { TCP } else { UDP };
+    let mut front = vec![0; HEADER + headers + STAMP];
+    if is_large {
+        // A partial checksum of TCP at 34, 16 bytes in; segments of 1460 bytes.
+        front[..10].copy_from_slice(&[1, 1, TCP as u8, 0, 0xb4, 5, 34, 0, 16, 0]);
+    }
+    let frame = &mut front[HEADER..];
+    frame[..6].copy_from_slice(&[2, 0x4c, 10, 88, 0, ENDS[1]]);
+    frame[6..12].copy_from_slice(&[2, 0x4c, 10, 88, 0, ENDS[0]]);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let ip_len = (load.frame_len - 14) as u16;
+    let protocol = if is_large { 6 } else { 17 };
+    frame[14..26].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    frame[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    frame[26..34].copy_from_slice(&[10, 88, 0, ENDS[0], 10, 88, 0, ENDS[1]]);
+    let sum: u32 =
+        frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    // Ports 1000 and 2000. UDP needs no checksum; TCP's is left to the receiver.
+    frame[34..38].copy_from_slice(&[3, 0xe8, 7, 0xd0]);
+    if is_large {
+        frame[46..50].copy_from_slice(&[0x50, 0x10, 0xff, 0xff]);
+    } else {
+        frame[38..40].copy_from_slice(&(ip_len - 20).to_be_bytes());
+    }
+    let len = (load.frame_len as u32).to_le_bytes();
+    let stamp = front.len() - STAMP;
+    front[stamp + 8..].copy_from_slice(&len);
+    front
 }

@@ -85,8 +85,8 @@ pub enum TapError {
     TunPermission,
     /// An interface of that name exists and is no tap that we made.
     #[error(
-        "an interface {name} exists in the namespace and is not Lichen's; remove it or choose another \
-         name with --interface"
+        "an interface {name} exists in the namespace and is not Lichen's; remove it there first: \
+         ip link delete {name}"
     )]
     InterfaceForeign {
         /// Which.
