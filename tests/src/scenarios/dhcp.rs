@@ -40,7 +40,9 @@ fn udhcpc_is_given_the_address_that_the_workload_has_while_control_is_dead(lab: 
     );
     let words = ["run", "--name", "client", "--", "sh", "-c", &client];
     let mut call = Background::start(&mut lab.lichen(words), &lab.path("logs"));
-    eventually("the client is there", || run(&mut lab.lichen(["ps"])).success().contains("running"));
+    eventually("the client is there", || {
+        run(&mut lab.lichen(["ps"])).success().contains("running")
+    });
     lab.process(Role::Control).expect("control").kill();
     eventually("the client is done", || call.ended().is_some());
     let said = call.printed();

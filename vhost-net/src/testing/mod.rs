@@ -1,5 +1,6 @@
 //! A guest without a guest.
 
+pub mod conversation;
 pub mod driver;
 pub mod front_end;
 pub mod fuzz;
