@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
@@ -42,14 +42,18 @@ impl Datapath for Kept {
     }
 }
 
+/// Descriptors and mappings are counted for the whole process, so there is one at a time.
 pub(crate) struct Bed {
     folder: PathBuf,
     kept: Kept,
     _service: Service,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("lichen-vhost-{}-{number}", std::process::id());
@@ -62,7 +66,7 @@ impl Bed {
             let path = folder.join(port.0.to_string());
             service.add(port, UnixListener::bind(path).unwrap());
         }
-        Self { folder, kept, _service: service }
+        Self { folder, kept, _service: service, _alone: alone }
     }
 
     pub(crate) fn socket(&self, port: PortId) -> PathBuf {

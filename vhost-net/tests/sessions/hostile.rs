@@ -1,13 +1,11 @@
 //! Monitors that do not behave, each beside a neighbour that must not notice.
-//!
-//! Descriptors are counted for the whole process, so these run one at a time.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lichen_netstack::port::{MAX_FRAME, Port as _};
 use lichen_vhost_net::testing::front_end::{
     ADD_MEM_REG, FROM_GUEST, GET_INFLIGHT_FD, GET_VRING_BASE, MEMORY, REM_MEM_REG, SET_FEATURES,
     SET_INFLIGHT_FD, SET_MEM_TABLE, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
@@ -17,14 +15,8 @@ use rustix::event::epoll;
 
 use crate::bed::{A, B, Bed, descriptors, eventually, frame, mappings};
 
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[test]
 fn a_message_that_is_none_costs_its_connection_and_no_descriptor() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     let null = File::open("/dev/null").unwrap();
@@ -83,7 +75,6 @@ fn a_message_that_is_none_costs_its_connection_and_no_descriptor() {
 
 #[test]
 fn a_kick_that_is_no_eventfd_is_refused_with_a_word() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     let files = [
@@ -106,7 +97,6 @@ fn a_kick_that_is_no_eventfd_is_refused_with_a_word() {
 
 #[test]
 fn memory_that_cannot_be_is_refused() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     let before = (descriptors(), mappings());
@@ -142,7 +132,6 @@ fn memory_that_cannot_be_is_refused() {
 
 #[test]
 fn a_ring_that_runs_cannot_be_moved() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     let moves = [
@@ -161,7 +150,6 @@ fn a_ring_that_runs_cannot_be_moved() {
 
 #[test]
 fn a_ring_outside_of_memory_is_told() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut attacker = bed.connect(A);
     attacker.set_memory().unwrap();
@@ -192,14 +180,18 @@ fn a_ring_outside_of_memory_is_told() {
 
 #[test]
 fn memory_that_is_cut_short_closes_its_port_only() {
-    let _alone = alone();
     let bed = Bed::new();
     let (mut attacker, mut neighbour) = (bed.guest(A), bed.guest(B));
     attacker.transmit(&frame(1));
     attacker.post(4);
     rustix::fs::ftruncate(attacker.file(), 0).unwrap();
-    bed.receive_all(A);
-    bed.send(A, &[frame(2)]);
+    // In one go: the rings rest as soon as it is noticed.
+    bed.with(A, |rings| {
+        let mut buffer = vec![0; MAX_FRAME];
+        rings.receive(&mut buffer);
+        rings.transmit(&frame(2));
+        rings.flush();
+    });
     bed.wait_for_trouble(A, "cut short");
     assert!(attacker.is_closed());
     bed.exchange(B, &mut neighbour, 0);
@@ -210,7 +202,6 @@ fn memory_that_is_cut_short_closes_its_port_only() {
 
 #[test]
 fn a_ring_that_is_broken_closes_its_port_only() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     for (round, index) in (0..).zip([5000, 0xffff]) {
@@ -225,7 +216,6 @@ fn a_ring_that_is_broken_closes_its_port_only() {
 
 #[test]
 fn memory_may_be_replaced_ten_thousand_times_under_traffic() {
-    let _alone = alone();
     let bed = Bed::new();
     let (mut guest, mut neighbour) = (bed.guest(A), bed.guest(B));
     let before = mappings();
@@ -245,7 +235,6 @@ fn memory_may_be_replaced_ten_thousand_times_under_traffic() {
 
 #[test]
 fn a_connection_that_ends_at_any_step_leaves_nothing_behind() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     let before = (descriptors(), mappings());
@@ -274,7 +263,6 @@ fn a_connection_that_ends_at_any_step_leaves_nothing_behind() {
 
 #[test]
 fn whoever_connects_and_says_nothing_or_half_is_ended_after_five_seconds() {
-    let _alone = alone();
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
     for half in [&[][..], &message(8, &pair(0, 64))[..15]] {
