@@ -122,11 +122,7 @@ impl RuntimeDirectory {
             _ => PathBuf::from(format!("/tmp/lichen-{uid}")),
         };
         let this = Self(path);
-        let longest = this.datapath_socket();
-        let len = longest.as_os_str().len();
-        if len > MAX_SOCKET_PATH {
-            return Err(DirectoryError::SocketPathTooLong { path: longest, len });
-        }
+        fitting(this.datapath_socket())?;
         Ok(this)
     }
 
@@ -158,12 +154,7 @@ impl RuntimeDirectory {
 
     /// Where the virtual machine of that name connects. `name` is a checked workload name, never a path.
     pub fn vm_socket(&self, name: &str) -> Result<PathBuf, DirectoryError> {
-        let path = self.vm_sockets().join(format!("{name}.sock"));
-        let len = path.as_os_str().len();
-        if len > MAX_SOCKET_PATH {
-            return Err(DirectoryError::SocketPathTooLong { path, len });
-        }
-        Ok(path)
+        fitting(self.vm_sockets().join(format!("{name}.sock")))
     }
 
     /// Locked by the one daemon as long as it lives.
@@ -243,6 +234,14 @@ impl StateDirectory {
     /// Output of a detached workload. `name` is a checked workload name, never a path.
     pub fn workload_log(&self, name: &str) -> PathBuf {
         self.0.join("logs").join(format!("{name}.log"))
+    }
+}
+
+/// A socket's path, if a socket can have it.
+fn fitting(path: PathBuf) -> Result<PathBuf, DirectoryError> {
+    match path.as_os_str().len() {
+        len if len > MAX_SOCKET_PATH => Err(DirectoryError::SocketPathTooLong { path, len }),
+        _ => Ok(path),
     }
 }
 

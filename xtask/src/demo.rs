@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     stage
         .say("A server on the host's own loopback, which no workload reaches unless you allow it:");
     let folder = stage.folder.join("host").display().to_string();
-    let mut server = stage
+    let server = stage
         .command(&[
             "busybox",
             "httpd",
@@ -53,6 +53,7 @@ pub(crate) fn run() -> Result<(), Failed> {
             &folder,
         ])
         .spawn()
+        .map(Running)
         .map_err(|error| Failed::new(format!("busybox: {error}")))?;
     thread::sleep(Duration::from_millis(200));
     let url = format!("http://host.lichen.internal:{hosts_own}/");
@@ -60,8 +61,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     let allow = hosts_own.to_string();
     let opened = stage
         .answers(&["lichen", "run", "--allow-host", &allow, "--", "curl", "-sS", &url], "a secret");
-    let _ = server.kill();
-    let _ = server.wait();
+    drop(server);
     closed.and(opened)?;
 
     let machine = stage.virtual_machine("http://web/")?;

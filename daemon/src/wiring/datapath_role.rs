@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use lichen_api::RuntimeDirectory;
 use lichen_netstack::command::{Answer, Command, Event, LinkState, PROTOCOL, Statistics};
-use lichen_netstack::datapath::Datapath;
+use lichen_netstack::datapath::{CommandError, Datapath};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
@@ -173,14 +173,8 @@ impl Shared {
     fn converse(&self, link: &Link, counted: &mpsc::Receiver<Statistics>) -> Result<(), LinkError> {
         while let Some(message) = link.receive()? {
             let (answer, descriptor) = match serde_json::from_slice::<Command>(&message.body) {
-                Ok(Command::TakeListener { forward }) => match self.datapath().listener(forward) {
-                    Ok(listener) => (Answer::Done, Some(listener)),
-                    Err(error) => (Answer::Refused { reason: chain(&error) }, None),
-                },
-                Ok(Command::TakeSocket { port }) => match self.datapath().socket(port) {
-                    Ok(socket) => (Answer::Done, Some(socket)),
-                    Err(error) => (Answer::Refused { reason: chain(&error) }, None),
-                },
+                Ok(Command::TakeListener { forward }) => taken(self.datapath().listener(forward)),
+                Ok(Command::TakeSocket { port }) => taken(self.datapath().socket(port)),
                 Ok(command) => {
                     let descriptor = message.descriptors.into_iter().next();
                     (self.answer(command, descriptor, counted), None)
@@ -258,6 +252,14 @@ impl Shared {
         if failed && let Some(link) = control.take() {
             link.close();
         }
+    }
+}
+
+/// The answer that hands a descriptor over, or says why not.
+fn taken(result: Result<OwnedFd, CommandError>) -> (Answer, Option<OwnedFd>) {
+    match result {
+        Ok(descriptor) => (Answer::Done, Some(descriptor)),
+        Err(error) => (Answer::Refused { reason: chain(&error) }, None),
     }
 }
 

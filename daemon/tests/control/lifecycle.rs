@@ -36,7 +36,7 @@ impl Drop for Process {
     }
 }
 
-fn run_request(name: &str) -> CreateWorkload {
+pub(crate) fn run_request(name: &str) -> CreateWorkload {
     CreateWorkload {
         name: Some(name.to_owned()),
         network: None,

@@ -6,28 +6,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use lichen_api::{
-    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Protocol, Publish, Source, State,
-    WorkloadKind, WorkloadState,
+    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Protocol, Publish, State, WorkloadKind,
+    WorkloadState,
 };
 use lichen_daemon::app::Running;
 use lichen_netstack::command::LinkState;
 
-use crate::lifecycle::eventually;
+use crate::lifecycle::{eventually, run_request};
 use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 
 fn request(name: &str) -> CreateWorkload {
-    CreateWorkload {
-        name: Some(name.to_owned()),
-        network: None,
-        kind: WorkloadKind::Vm,
-        address: None,
-        mac: None,
-        ports: Vec::new(),
-        allow_host: Vec::new(),
-        source: Source::Client,
-        process: None,
-        resolv_conf: false,
-    }
+    CreateWorkload { kind: WorkloadKind::Vm, ..run_request(name) }
 }
 
 fn add(control: &Control, request: CreateWorkload) -> PathBuf {

@@ -309,11 +309,16 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Runs `work` for a slot; a panic in it closes the slot's port.
     fn contained(&mut self, slot: u16, work: impl FnOnce(&mut Self)) {
-        if self.touched.last() != Some(&slot) {
-            self.touched.push(slot);
-        }
+        self.touch(slot);
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             self.lose_slot(slot, "a defect in the datapath was met while serving this port");
+        }
+    }
+
+    /// Something is done for a slot's guest, which it is told of by the next [`Worker::flush`].
+    fn touch(&mut self, slot: u16) {
+        if self.touched.last() != Some(&slot) {
+            self.touched.push(slot);
         }
     }
 
@@ -406,9 +411,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let delivered = match self.slots.get_mut(usize::from(crossing.to.slot)) {
             Some(Some(receiver)) => {
                 receiver.deliver(frame, &crossing.headers);
-                if self.touched.last() != Some(&crossing.to.slot) {
-                    self.touched.push(crossing.to.slot);
-                }
+                self.touch(crossing.to.slot);
                 true
             }
             _ => false,
