@@ -23,7 +23,7 @@ pub use network::{
     ConfigFrom, Container, CreateNetwork, Ipam, IpamConfig, Network, NetworkSummary, Pruned,
     Removed,
 };
-pub use published_port::{AddPort, PortRange, Protocol, PublishedPort, RemovePort, Source, State};
+pub use published_port::{AddPort, PortRange, PublishedPort, RemovePort, Source, State};
 pub use status::{
     BudgetUse, Datapath, DatapathState, Status, StopDaemon, StopScope, Version, WorkloadCounters,
 };

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::workload::Transport;
+
 /// One published port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
@@ -19,7 +21,7 @@ pub struct PublishedPort {
     /// The port in the workload.
     pub target_port: u16,
     /// The transport.
-    pub protocol: Protocol,
+    pub protocol: Transport,
     /// How it is.
     pub status: State,
     /// Which source address the workload sees.
@@ -32,7 +34,7 @@ pub struct PublishedPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
-    /// Connections are accepted.
+    /// Connections, or datagrams, are accepted.
     Active,
     /// The port is ours, but there is no such workload yet.
     Pending,
@@ -50,23 +52,6 @@ impl fmt::Display for State {
             Self::Pending => f.write_str("pending"),
             Self::Error { reason } => write!(f, "error({reason})"),
         }
-    }
-}
-
-/// A transport protocol that can be published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// RFC 9293.
-    #[default]
-    Tcp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-        })
     }
 }
 
@@ -118,7 +103,7 @@ pub struct AddPort {
     pub target_ports: PortRange,
     /// The transport.
     #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: Transport,
     /// Which source address the workload sees.
     #[serde(default)]
     pub source: Source,
@@ -133,4 +118,7 @@ pub struct RemovePort {
     pub host_ip: Option<IpAddr>,
     /// Ports on the host.
     pub host: PortRange,
+    /// The transport.
+    #[serde(default)]
+    pub protocol: Transport,
 }

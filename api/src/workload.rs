@@ -1,10 +1,11 @@
 //! Workloads: what is attached to a network.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::published_port::{PortRange, Protocol, PublishedPort, Source};
+use crate::published_port::{PortRange, PublishedPort, Source};
 
 /// One attached workload (`GET /v1/workloads`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,13 +92,23 @@ pub struct AllowedPort {
 }
 
 /// A transport protocol that has ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// RFC 9293.
+    #[default]
     Tcp,
     /// RFC 768.
     Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// Ports to publish together with a workload.
@@ -113,7 +124,7 @@ pub struct Publish {
     pub target_ports: PortRange,
     /// The transport.
     #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: Transport,
 }
 
 /// `POST /v1/workloads`.

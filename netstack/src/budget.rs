@@ -1,4 +1,7 @@
-//! Rates that are bounded: a token bucket.
+//! Rates that are bounded: a token bucket, and one for each network that clients come from.
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
 
 use crate::time::Instant;
 
@@ -36,9 +39,57 @@ impl TokenBucket {
     }
 }
 
+/// Buckets of a [`SourceLimit`].
+const SOURCES: usize = 256;
+
+/// A rate for each network that clients come from: a /24 of IPv4, a /64 of IPv6. Networks whose hashes
+/// are alike share a bucket, so it never grows; the hash is seeded, so that nobody can choose with whom.
+#[derive(Debug)]
+pub struct SourceLimit {
+    buckets: Vec<TokenBucket>,
+    fresh: TokenBucket,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl SourceLimit {
+    /// Allows each network `rate` things a second, sustained, and `burst` at once.
+    pub fn new(rate: u32, burst: u32) -> Self {
+        let fresh = TokenBucket::new(rate, burst);
+        Self { buckets: Vec::new(), fresh, hasher: foldhash::fast::RandomState::default() }
+    }
+
+    /// Takes one of what the network of `source` may have; false when there is none.
+    pub fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+        if self.buckets.is_empty() {
+            self.buckets = vec![self.fresh; SOURCES];
+        }
+        let prefix = match source {
+            IpAddr::V4(ip) => u64::from(ip.to_bits() >> 8),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+        };
+        let bucket = self.hasher.hash_one(prefix) % SOURCES as u64;
+        let bucket = usize::try_from(bucket).expect("there are 256");
+        self.buckets[bucket].take(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_network_has_a_rate_of_its_own() {
+        let mut limit = SourceLimit::new(10, 3);
+        let taken = |limit: &mut SourceLimit, network: u8| {
+            let hosts = (0..100).map(|host| IpAddr::from([192, 0, network, host]));
+            hosts.filter(|host| limit.take(Instant::from_micros(1), *host)).count()
+        };
+        assert_eq!(taken(&mut limit, 0), 3);
+        assert_eq!(taken(&mut limit, 0), 0);
+        // Some share a bucket, most do not.
+        let all: usize = (1..=100).map(|network| taken(&mut limit, network)).sum();
+        assert!((150..=300).contains(&all), "{all}");
+    }
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,15 +45,15 @@ pub enum Command {
         /// The port; unknown ones are fine.
         port: PortId,
     },
-    /// Publishes a port. Brings one descriptor: a listening, nonblocking TCP socket.
+    /// Publishes a port. Brings one descriptor: a listening TCP socket or a bound UDP socket.
     SetForward(ForwardSpec),
-    /// Closes the listener; connections that it brought live on.
+    /// Closes the socket. Connections that a listener brought live on; clients of a UDP port do not.
     RemoveForward {
         /// The forward; unknown ones are fine.
         forward: ForwardId,
     },
-    /// Answered by [`Answer::Done`] with a copy of a forward's listener: a control that adopts a datapath
-    /// takes its listeners back, so that the next datapath can be given them.
+    /// Answered by [`Answer::Done`] with a copy of a forward's socket: a control that adopts a datapath
+    /// takes its sockets back, so that the next datapath can be given them.
     TakeListener {
         /// The forward.
         forward: ForwardId,
@@ -168,7 +168,9 @@ pub struct ForwardSpec {
     pub port: PortId,
     /// The port number in the workload.
     pub target_port: u16,
-    /// Where the listener that comes with this command is bound; for display.
+    /// Which transport.
+    pub protocol: Transport,
+    /// Where the socket that comes with this command is bound; for display.
     pub bound: SocketAddr,
     /// Which source address the workload sees.
     pub source: SourceRule,
@@ -218,7 +220,7 @@ pub struct Inventory {
     pub networks: Vec<NetworkSpec>,
     /// Ports with a live tap.
     pub ports: Vec<PortSpec>,
-    /// Forwards with a live listener.
+    /// Forwards with a live socket.
     pub forwards: Vec<ForwardSpec>,
     /// Resolvers.
     pub resolvers: Vec<SocketAddr>,

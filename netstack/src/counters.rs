@@ -68,7 +68,7 @@ drop_reasons! {
     TcpHeader = "tcp_header",
     /// A malformed UDP header.
     UdpHeader = "udp_header",
-    /// A malformed or unwanted ICMP message.
+    /// A malformed or unwanted ICMP message, or an error about nothing that we sent.
     Icmp = "icmp",
     /// An IP protocol that is not carried outward.
     Protocol = "proto",
@@ -98,6 +98,10 @@ drop_reasons! {
     HalfOpenBudget = "half_open_budget",
     /// The UDP flow that was idle longest made room for a newer one, or no descriptor was left for that.
     UdpBudget = "udp_budget",
+    /// The client of published UDP ports that was silent longest made room for a newer one.
+    ClientBudget = "client_budget",
+    /// More new clients of published UDP ports from one network than are let in.
+    ClientRate = "client_rate",
     /// The ICMP flow that was idle longest made room for a newer one, or no descriptor was left for that.
     IcmpBudget = "icmp_budget",
     /// The port's flows hold as many bytes as they may.

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use crate::command::{
     Attachment, Command, Event, ForwardSpec, Inventory, LinkState, NetworkSpec, PortLink, PortSpec,
+    Transport,
 };
-use crate::host::sys::SysListener;
+use crate::host::PublishedSocket;
+use crate::host::sys::{SysDatagram, SysListener};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Port;
 use crate::switch::directory::{Directory, Location};
@@ -71,8 +73,8 @@ struct Listening {
 
 struct Published {
     spec: ForwardSpec,
-    /// A copy of what the worker accepts on, for a control that has lost its own.
-    listener: OwnedFd,
+    /// A copy of what clients come to, for a control that has lost its own.
+    socket: OwnedFd,
 }
 
 /// Why a command was refused; nothing has changed then.
@@ -103,7 +105,7 @@ pub enum CommandError {
     /// A gateway outside its subnet, or an MTU below what every IPv4 host takes (RFC 791).
     #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
     InvalidNetwork(NetworkId),
-    /// A new port without a tap, or a forward without a listener.
+    /// A new port without a tap, or a forward without a socket.
     #[error("the command must bring a descriptor, and did not")]
     NoDescriptor,
     /// Every slot is in use.
@@ -171,10 +173,10 @@ impl<A: Attacher> Datapath<A> {
         Ok(listening.ok_or(CommandError::NoSocket(port))?.socket.try_clone()?)
     }
 
-    /// A copy of a forward's listener.
+    /// A copy of a forward's socket.
     pub fn listener(&self, forward: ForwardId) -> Result<OwnedFd, CommandError> {
         let open = self.forwards.get(&forward).ok_or(CommandError::UnknownForward(forward))?;
-        Ok(open.listener.try_clone()?)
+        Ok(open.socket.try_clone()?)
     }
 
     /// Asks the worker for its counters; they come as an event.
@@ -312,11 +314,14 @@ impl<A: Attacher> Datapath<A> {
         };
         let descriptor = descriptor.ok_or(CommandError::NoDescriptor)?;
         let copy = descriptor.try_clone()?;
-        let listener = SysListener::new(descriptor)?;
+        let socket = match spec.protocol {
+            Transport::Tcp => PublishedSocket::Tcp(SysListener::new(descriptor)?),
+            Transport::Udp => PublishedSocket::Udp(SysDatagram::published(descriptor)?),
+        };
         let slot = placed.slot;
         self.remove_forward(spec.id);
-        self.forwards.insert(spec.id, Published { spec: spec.clone(), listener: copy });
-        self.worker.send(WorkerCommand::SetForward { slot, spec, listener });
+        self.forwards.insert(spec.id, Published { spec: spec.clone(), socket: copy });
+        self.worker.send(WorkerCommand::SetForward { slot, spec, socket });
         Ok(())
     }
 

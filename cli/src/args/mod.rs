@@ -283,7 +283,7 @@ pub(crate) struct AddPort {
     pub(crate) target_port: PortRange,
     /// Transport protocol
     #[arg(long, default_value = "tcp", value_parser = publish::parse_protocol)]
-    pub(crate) proto: lichen_api::Protocol,
+    pub(crate) proto: lichen_api::Transport,
     /// Address of the host to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub(crate) host_ip: IpAddr,
@@ -293,17 +293,19 @@ pub(crate) struct AddPort {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lichen port rm --host-port 8080\n  lichen port rm 8080")]
+#[command(after_help = "Examples:
+  lichen port rm --host-port 8080
+  lichen port rm 8080 5353/udp")]
 pub(crate) struct RmPort {
     /// Port or range on the host
-    #[arg(long, value_name = "PORT[-END]", value_parser = publish::parse_range)]
-    pub(crate) host_port: Option<PortRange>,
+    #[arg(long, value_name = "PORT[-END][/udp]", value_parser = publish::parse_host_ports)]
+    pub(crate) host_port: Option<publish::HostPorts>,
     /// Only on this address of the host
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) host_ip: Option<IpAddr>,
     /// Ports or ranges on the host
-    #[arg(value_name = "PORT[-END]", value_parser = publish::parse_range, required_unless_present = "host_port")]
-    pub(crate) ports: Vec<PortRange>,
+    #[arg(value_name = "PORT[-END][/udp]", value_parser = publish::parse_host_ports, required_unless_present = "host_port")]
+    pub(crate) ports: Vec<publish::HostPorts>,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,8 @@
-//! The grammar of `-p`: `[HOST_IP:]HOST[-END]:PORT[-END][/tcp]`.
+//! The grammar of `-p`: `[HOST_IP:]HOST[-END]:PORT[-END][/tcp|/udp]`, and of ports alone.
 
 use std::net::IpAddr;
 
-use lichen_api::{PortRange, Protocol, Publish};
+use lichen_api::{PortRange, Publish, Transport};
 
 /// Why a text does not say which ports to publish.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,20 +24,14 @@ pub(crate) enum PublishError {
     /// Not an address.
     #[error("`{0}` is not an IP address of this host")]
     Address(String),
-    /// Not there yet.
-    #[error("UDP ports cannot be published yet; only /tcp can")]
-    Udp,
     /// Unheard of.
-    #[error("`{0}` is not a protocol that can be published; use tcp")]
+    #[error("`{0}` is not a protocol that can be published; use tcp or udp")]
     Protocol(String),
 }
 
 /// Reads one `-p`.
 pub(super) fn parse(text: &str) -> Result<Publish, PublishError> {
-    let (ports, protocol) = match text.split_once('/') {
-        Some((ports, protocol)) => (ports, parse_protocol(protocol)?),
-        None => (text, Protocol::Tcp),
-    };
+    let (ports, protocol) = split_protocol(text)?;
     let (rest, target) = ports.rsplit_once(':').ok_or(PublishError::Shape)?;
     // An IPv6 address has colons of its own, so it stands in brackets.
     let (host_ip, host) = match rest.rsplit_once(':') {
@@ -60,11 +54,33 @@ pub(super) fn parse_range(text: &str) -> Result<PortRange, PublishError> {
     if end < start { Err(PublishError::Reversed(start, end)) } else { Ok(PortRange { start, end }) }
 }
 
-/// Reads `tcp`.
-pub(super) fn parse_protocol(text: &str) -> Result<Protocol, PublishError> {
+/// Ports of the host and their transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostPorts {
+    /// Which ports.
+    pub(crate) range: PortRange,
+    /// Which transport; TCP where nobody said.
+    pub(crate) protocol: Transport,
+}
+
+/// Reads `80`, `80-89` or `53/udp`.
+pub(super) fn parse_host_ports(text: &str) -> Result<HostPorts, PublishError> {
+    let (range, protocol) = split_protocol(text)?;
+    Ok(HostPorts { range: parse_range(range)?, protocol })
+}
+
+fn split_protocol(text: &str) -> Result<(&str, Transport), PublishError> {
+    match text.split_once('/') {
+        Some((ports, protocol)) => Ok((ports, parse_protocol(protocol)?)),
+        None => Ok((text, Transport::Tcp)),
+    }
+}
+
+/// Reads `tcp` or `udp`.
+pub(super) fn parse_protocol(text: &str) -> Result<Transport, PublishError> {
     match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Err(PublishError::Udp),
+        "tcp" => Ok(Transport::Tcp),
+        "udp" => Ok(Transport::Udp),
         _ => Err(PublishError::Protocol(text.to_owned())),
     }
 }
@@ -107,8 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn udp_is_refused_in_so_many_words() {
-        assert_eq!(parse("53:53/udp"), Err(PublishError::Udp));
+    fn the_transport_stands_at_the_end() {
+        assert_eq!(parse("53:53/udp").unwrap().protocol, Transport::Udp);
+        assert_eq!(parse("53:53/TCP").unwrap().protocol, Transport::Tcp);
+        let ports = parse_host_ports("53-54/udp").unwrap();
+        assert_eq!((ports.range.count(), ports.protocol), (2, Transport::Udp));
+        assert_eq!(parse_host_ports("53").unwrap().protocol, Transport::Tcp);
+        assert!(parse_host_ports("53/").is_err());
     }
 
     #[test]

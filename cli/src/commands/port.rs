@@ -26,12 +26,18 @@ pub(crate) async fn port(command: &PortCommand, format: Output) -> Outcome {
         PortCommand::Rm(rm) => {
             let mut removed = Vec::new();
             for host in rm.host_port.iter().chain(&rm.ports) {
-                let request = RemovePort { host_ip: rm.host_ip, host: *host };
+                let request =
+                    RemovePort { host_ip: rm.host_ip, host: host.range, protocol: host.protocol };
                 removed.extend(client.remove_port(&request).await?);
             }
             if format == Output::Table {
                 for port in &removed {
-                    output::line(&format!("{}:{}", shown_ip(port), port.host_port))?;
+                    output::line(&format!(
+                        "{}:{}/{}",
+                        shown_ip(port),
+                        port.host_port,
+                        port.protocol
+                    ))?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }
@@ -70,7 +76,7 @@ fn shown_ip(port: &PublishedPort) -> String {
 
 #[cfg(test)]
 mod tests {
-    use lichen_api::{Protocol, State};
+    use lichen_api::{State, Transport};
 
     use super::*;
 
@@ -82,7 +88,7 @@ mod tests {
             host_port: 80,
             target: "web-frontend".into(),
             target_port: 80,
-            protocol: Protocol::Tcp,
+            protocol: Transport::Tcp,
             status: State::Active,
             source: Source::Client,
             ends_with_workload: false,

@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lichen_api::{AddPort, Creation, ErrorCode, PortRange, PublishedPort, RemovePort, Source};
+use lichen_api::{
+    AddPort, Creation, ErrorCode, PortRange, PublishedPort, RemovePort, Source, Transport,
+};
 use lichen_netstack::ids::{ForwardId, PortId};
 use rusqlite::Transaction;
 
 use super::{App, Refusal, view};
 use crate::names::WorkloadName;
-use crate::state::{self, NewPort, PortRow, PortTarget, snapshot};
+use crate::state::{self, NewPort, PortRow, PortSelector, PortTarget, snapshot};
 use crate::wiring::listeners::{Reserved, reserve_all};
 
 /// Most ports in one request.
@@ -28,7 +30,13 @@ impl App {
         request: AddPort,
     ) -> Result<(Creation, Vec<PublishedPort>), Refusal> {
         let name = WorkloadName::parse(&request.target)?;
-        let new = expand(request.host_ip, request.host, request.target_ports, request.source)?;
+        let new = expand(&Wanted {
+            host_ip: request.host_ip,
+            host: request.host,
+            target: request.target_ports,
+            protocol: request.protocol,
+            source: request.source,
+        })?;
         let target = PortTarget { name, ends_with: None };
         let Published { rows, reserved } =
             self.store.transact(move |tx| publish(tx, &target, &new)).await?;
@@ -47,7 +55,10 @@ impl App {
         let seen = self.observed.seen();
         let rows = self
             .store
-            .transact(move |tx| state::remove_ports(tx, request.host_ip, request.host))
+            .transact(move |tx| {
+                let RemovePort { host_ip, host, protocol } = request;
+                state::remove_ports(tx, PortSelector { host_ip, range: host, protocol })
+            })
             .await?;
         self.reconciler.sync().await;
         Ok(rows.iter().map(|row| view::port(row, &before, &seen)).collect())
@@ -84,19 +95,25 @@ pub(super) fn publish(
     let before: Vec<ForwardId> = state::ports(tx)?.iter().map(|row| row.id).collect();
     let rows = state::insert_ports(tx, target, new)?;
     let fresh: Vec<&PortRow> = rows.iter().filter(|row| !before.contains(&row.id)).collect();
-    let addresses: Vec<SocketAddr> = fresh.iter().map(|row| row.host).collect();
+    let wanted: Vec<_> = fresh.iter().map(|row| (row.host, row.protocol)).collect();
     let ids: Vec<ForwardId> = fresh.iter().map(|row| row.id).collect();
-    let reserved = ids.into_iter().zip(reserve_all(&addresses)?).collect();
+    let reserved = ids.into_iter().zip(reserve_all(&wanted)?).collect();
     Ok(Published { rows, reserved })
 }
 
+/// What one request asks to be published.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) host_ip: Option<IpAddr>,
+    pub(super) host: PortRange,
+    pub(super) target: PortRange,
+    pub(super) protocol: Transport,
+    pub(super) source: Source,
+}
+
 /// One request as single ports.
-pub(super) fn expand(
-    host_ip: Option<IpAddr>,
-    host: PortRange,
-    target: PortRange,
-    source: Source,
-) -> Result<Vec<NewPort>, Refusal> {
+pub(super) fn expand(wanted: &Wanted) -> Result<Vec<NewPort>, Refusal> {
+    let Wanted { host_ip, host, target, protocol, source } = *wanted;
     let ip = host_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let (count, targets) = (host.count(), target.count());
     if count == 0 || targets == 0 {
@@ -124,7 +141,10 @@ pub(super) fn expand(
     }
     Ok((host.start..=host.end)
         .zip(target.start..=target.end)
-        .map(|(host, target_port)| NewPort { host: SocketAddr::new(ip, host), target_port, source })
+        .map(|(host, target_port)| {
+            let host = SocketAddr::new(ip, host);
+            NewPort { host, target_port, protocol, source }
+        })
         .collect())
 }
 
@@ -141,9 +161,13 @@ mod tests {
         PortRange { start, end }
     }
 
+    fn wanted(host: PortRange, target: PortRange) -> Wanted {
+        Wanted { host_ip: None, host, target, protocol: Transport::Tcp, source: Source::Client }
+    }
+
     #[test]
     fn without_an_address_a_port_is_published_on_loopback() {
-        let new = expand(None, range(8080, 8081), range(80, 81), Source::Client).unwrap();
+        let new = expand(&wanted(range(8080, 8081), range(80, 81))).unwrap();
         let shown: Vec<String> =
             new.iter().map(|port| format!("{}>{}", port.host, port.target_port)).collect();
         assert_eq!(shown, ["127.0.0.1:8080>80", "127.0.0.1:8081>81"]);
@@ -158,7 +182,7 @@ mod tests {
             (range(80, 81), range(80, 82)),
             (range(1, 60_000), range(1, 60_000)),
         ] {
-            let error = expand(None, host, target, Source::Client).unwrap_err();
+            let error = expand(&wanted(host, target)).unwrap_err();
             assert_eq!(error.code, ErrorCode::BadRequest, "{host:?} {target:?}");
         }
     }

@@ -84,7 +84,7 @@ impl From<PortError> for Refusal {
     fn from(error: PortError) -> Self {
         let code = match &error {
             PortError::Database(source) => return source.into(),
-            PortError::Unknown(_) => ErrorCode::NotFound,
+            PortError::Unknown(_) | PortError::OtherTransport(..) => ErrorCode::NotFound,
             PortError::Taken { .. } | PortError::OfWorkload { .. } | PortError::TooMany => {
                 ErrorCode::Conflict
             }
@@ -96,7 +96,7 @@ impl From<PortError> for Refusal {
 impl From<BindError> for Refusal {
     fn from(error: BindError) -> Self {
         let code = match &error {
-            BindError::InUse(_) => ErrorCode::Conflict,
+            BindError::InUse { .. } => ErrorCode::Conflict,
             BindError::Privileged { .. } | BindError::NoSuchAddress(_) => ErrorCode::Unprocessable,
             BindError::NoDescriptor(_) | BindError::Io { .. } => ErrorCode::Unprocessable,
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lichen_api::{
     ConfigFrom, Container, DatapathState, Ipam, IpamConfig, Lease, Network, NetworkSummary,
-    Protocol, PublishedPort, RuntimeDirectory, State, Workload, WorkloadKind, WorkloadState,
+    PublishedPort, RuntimeDirectory, State, Workload, WorkloadKind, WorkloadState,
 };
 use lichen_netstack::command::LinkState;
 
@@ -145,7 +145,7 @@ pub(super) fn port(row: &PortRow, snapshot: &Snapshot, seen: &Seen) -> Published
         host_port: row.host.port(),
         target: row.target.clone(),
         target_port: row.target_port,
-        protocol: Protocol::Tcp,
+        protocol: row.protocol,
         status: match (seen.forwards.get(&row.id), target_there) {
             (Some(Err(reason)), _) => State::Error { reason: reason.clone() },
             (_, false) => State::Pending,

@@ -8,7 +8,7 @@ use lichen_api::{
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::{MacAddr, PortId};
 
-use super::ports::{ends_with, expand, publish};
+use super::ports::{Wanted, ends_with, expand, publish};
 use super::{App, Refusal, now, view};
 use crate::names::{NetworkName, WorkloadName};
 use crate::state::{self, NewPort, NewWorkload, Snapshot, WorkloadRow, snapshot};
@@ -231,15 +231,16 @@ impl App {
         }
         let mut ports = Vec::new();
         for publish in &request.ports {
-            ports.extend(expand(
-                publish.host_ip,
-                publish.host,
-                publish.target_ports,
-                request.source,
-            )?);
+            ports.extend(expand(&Wanted {
+                host_ip: publish.host_ip,
+                host: publish.host,
+                target: publish.target_ports,
+                protocol: publish.protocol,
+                source: request.source,
+            })?);
         }
-        if ports.iter().enumerate().any(|(i, port)| ports[..i].iter().any(|p| p.host == port.host))
-        {
+        let same = |a: &NewPort, b: &NewPort| (a.host, a.protocol) == (b.host, b.protocol);
+        if ports.iter().enumerate().any(|(i, port)| ports[..i].iter().any(|p| same(p, port))) {
             return Err(Refusal::bad_request("one host port is published twice; name it once"));
         }
         let new = NewWorkload {

@@ -1,10 +1,12 @@
-//! Doing one step: the tap or the listener that goes with it, the command, and what came of it.
+//! Doing one step: the tap or the socket that goes with it, the command, and what came of it.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use lichen_netstack::command::{Answer, Attachment, Command, ForwardSpec, Inventory, PortSpec};
+use lichen_netstack::command::{
+    Answer, Attachment, Command, ForwardSpec, Inventory, PortSpec, Transport,
+};
 use lichen_netstack::ids::{ForwardId, PortId};
 use lichen_workload::spec::{NetnsTarget, TapRequest};
 
@@ -221,10 +223,12 @@ impl Applier {
             self.observed.lock().forwards.insert(spec.id, Err(reason));
             return Ok(Outcome::Unsettled);
         }
-        let result = match self.listeners.listening(spec.id, spec.bound) {
-            Ok(listener) => {
-                self.command(&Command::SetForward(spec.clone()), Some(listener.as_fd()))?
-            }
+        let protocol = match spec.protocol {
+            Transport::Tcp => lichen_api::Transport::Tcp,
+            Transport::Udp => lichen_api::Transport::Udp,
+        };
+        let result = match self.listeners.listening(spec.id, spec.bound, protocol) {
+            Ok(socket) => self.command(&Command::SetForward(spec.clone()), Some(socket.as_fd()))?,
             Err(error) => Err(error.to_string()),
         };
         let outcome = match &result {

@@ -72,10 +72,7 @@ fn port(row: &WorkloadRow) -> PortSpec {
             .iter()
             .map(|allowed| HostOpening {
                 port: allowed.port,
-                protocol: match allowed.protocol {
-                    ApiTransport::Tcp => Transport::Tcp,
-                    ApiTransport::Udp => Transport::Udp,
-                },
+                protocol: transport(allowed.protocol),
             })
             .collect(),
         attachment: match row.kind {
@@ -90,10 +87,18 @@ fn forward(row: &PortRow, workload: &WorkloadRow) -> ForwardSpec {
         id: row.id,
         port: workload.id,
         target_port: row.target_port,
+        protocol: transport(row.protocol),
         bound: row.host,
         source: match row.source {
             Source::Client => SourceRule::Client,
             Source::Gateway => SourceRule::Gateway,
         },
+    }
+}
+
+fn transport(protocol: ApiTransport) -> Transport {
+    match protocol {
+        ApiTransport::Tcp => Transport::Tcp,
+        ApiTransport::Udp => Transport::Udp,
     }
 }

@@ -8,7 +8,7 @@ use super::desired::Desired;
 /// One change of the datapath.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// Close a listener.
+    /// Close the socket of a published port.
     RemoveForward(ForwardId),
     /// Remove a port; its tap goes.
     RemovePort(PortId),
@@ -20,7 +20,7 @@ pub(super) enum Step {
     AddPort(PortSpec),
     /// Change a port that keeps its tap.
     ChangePort(PortSpec),
-    /// Publish, with a listener.
+    /// Publish, with a socket.
     SetForward(ForwardSpec),
     /// Name the resolvers.
     SetResolvers(Vec<std::net::SocketAddr>),
@@ -36,7 +36,7 @@ pub(super) fn diff(present: &Inventory, desired: &Desired) -> Vec<Step> {
     let port_goes = |id: PortId| present.ports.iter().any(|p| p.id == id && !kept_port(p));
 
     for forward in &present.forwards {
-        // One that changes in anything is made anew: its listener may be bound elsewhere.
+        // One that changes in anything is made anew: its socket may be bound elsewhere.
         if !desired.forwards.contains(forward) || port_goes(forward.port) {
             steps.push(Step::RemoveForward(forward.id));
         }
@@ -120,6 +120,7 @@ mod tests {
             id: ForwardId(id),
             port: PortId(port),
             target_port: 80,
+            protocol: Transport::Tcp,
             bound: "127.0.0.1:8080".parse().unwrap(),
             source: SourceRule::Client,
         }

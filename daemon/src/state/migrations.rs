@@ -82,6 +82,25 @@ const STEPS: &[&str] = &[
          SELECT 'workloads_new', seq FROM sqlite_sequence WHERE name = 'workloads';
      DROP TABLE workloads;
      ALTER TABLE workloads_new RENAME TO workloads;",
+    // Published UDP ports: a number is taken once for each transport.
+    "CREATE TABLE ports_new (
+         id INTEGER PRIMARY KEY AUTOINCREMENT,
+         host_ip TEXT NOT NULL,
+         host_port INTEGER NOT NULL,
+         protocol TEXT NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+         target TEXT NOT NULL,
+         target_port INTEGER NOT NULL,
+         source TEXT NOT NULL CHECK (source IN ('client', 'gateway')),
+         workload INTEGER REFERENCES workloads (id) ON DELETE CASCADE,
+         UNIQUE (host_ip, host_port, protocol)
+     ) STRICT;
+     INSERT INTO ports_new
+         SELECT id, host_ip, host_port, 'tcp', target, target_port, source, workload FROM ports;
+     DELETE FROM sqlite_sequence WHERE name = 'ports_new';
+     INSERT INTO sqlite_sequence (name, seq)
+         SELECT 'ports_new', seq FROM sqlite_sequence WHERE name = 'ports';
+     DROP TABLE ports;
+     ALTER TABLE ports_new RENAME TO ports;",
 ];
 
 /// The `user_version` of a file that has taken every step.
@@ -137,7 +156,10 @@ mod tests {
                      (3, 'a', 'web', 'run', 1, 'x', 'm', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL),
                      (9, 'b', 'gone', 'run', 1, 'y', 'n', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL);
                  DELETE FROM workloads WHERE id = 9;
-                 INSERT INTO ports VALUES (1, '127.0.0.1', 80, 'web', 80, 'client', 3);",
+                 INSERT INTO ports VALUES
+                     (1, '127.0.0.1', 80, 'web', 80, 'client', 3),
+                     (7, '127.0.0.1', 81, 'web', 80, 'client', 3);
+                 DELETE FROM ports WHERE id = 7;",
             )
             .unwrap();
         migrate(&mut connection).unwrap();
@@ -151,6 +173,15 @@ mod tests {
             )
             .unwrap();
         assert_eq!(count("SELECT id FROM workloads WHERE name = 'db'"), 10);
+        connection
+            .execute_batch(
+                "INSERT INTO ports
+                     (host_ip, host_port, protocol, target, target_port, source, workload)
+                 VALUES ('127.0.0.1', 80, 'udp', 'web', 80, 'client', 3);",
+            )
+            .unwrap();
+        assert_eq!(count("SELECT id FROM ports WHERE protocol = 'udp'"), 8);
+        assert_eq!(count("SELECT id FROM ports WHERE protocol = 'tcp'"), 1);
         connection.execute_batch("DELETE FROM workloads WHERE id = 3").unwrap();
         assert_eq!(count("SELECT count(*) FROM ports"), 0, "the reference still holds");
     }

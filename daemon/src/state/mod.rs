@@ -21,7 +21,7 @@ pub use networks::{
     networks, prune_networks, remove_network,
 };
 pub use open::{OpenError, open};
-pub use ports::{NewPort, PortError, PortTarget, insert_ports, ports, remove_ports};
+pub use ports::{NewPort, PortError, PortSelector, PortTarget, insert_ports, ports, remove_ports};
 pub use rows::{Identity, NetworkRow, PortRow, Process, Snapshot, WorkloadRow, snapshot};
 pub use workloads::{
     NewWorkload, WorkloadError, attach_workload, end_workload, insert_workload, is_workload_netns,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lichen_api::{PortRange, Source};
+use lichen_api::{PortRange, Source, Transport};
 use lichen_netstack::ids::PortId;
 use rusqlite::{Transaction, params};
 
@@ -16,10 +16,14 @@ const MAX_PORTS: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// Ours already, for something else.
-    #[error("port {wanted} is published already: {present} leads to {target}; see: lichen port ls")]
+    #[error(
+        "port {wanted}/{protocol} is published already: {present} leads to {target}; see: lichen port ls"
+    )]
     Taken {
         /// What was asked for.
         wanted: SocketAddr,
+        /// Its transport.
+        protocol: Transport,
         /// What is in the way.
         present: SocketAddr,
         /// Where that leads.
@@ -28,6 +32,9 @@ pub enum PortError {
     /// There is none.
     #[error("port {0} is not published; see: lichen port ls")]
     Unknown(String),
+    /// There is none with that transport.
+    #[error("port {0} is not published, but {1} is; take that back with: lichen port rm {1}")]
+    OtherTransport(String, String),
     /// It ends with its workload.
     #[error(
         "port {host} was published together with workload `{workload}` and ends with it; \
@@ -63,6 +70,8 @@ pub struct NewPort {
     pub host: SocketAddr,
     /// The port in the workload.
     pub target_port: u16,
+    /// Which transport.
+    pub protocol: Transport,
     /// Which source address the workload sees.
     pub source: Source,
 }
@@ -81,12 +90,14 @@ pub fn insert_ports(
     if present.len() > MAX_PORTS {
         return Err(PortError::TooMany);
     }
-    let row = |port: &NewPort| present.iter().find(|row| row.host == port.host).cloned();
+    let is_it = |row: &PortRow, new: &NewPort| (row.host, row.protocol) == (new.host, new.protocol);
+    let row = |port: &NewPort| present.iter().find(|row| is_it(row, port)).cloned();
     Ok(new.iter().filter_map(row).collect())
 }
 
 fn insert_port(tx: &Transaction<'_>, target: &PortTarget, new: NewPort) -> Result<(), PortError> {
-    if let Some(row) = ports(tx)?.into_iter().find(|row| clash(row.host, new.host)) {
+    let clashes = |row: &PortRow| row.protocol == new.protocol && clash(row.host, new.host);
+    if let Some(row) = ports(tx)?.into_iter().find(clashes) {
         let same = row.host == new.host
             && row.target == target.name.as_str()
             && row.target_port == new.target_port
@@ -97,14 +108,15 @@ fn insert_port(tx: &Transaction<'_>, target: &PortTarget, new: NewPort) -> Resul
         } else {
             Err(PortError::Taken {
                 wanted: new.host,
+                protocol: new.protocol,
                 present: row.host,
                 target: format!("{}:{}", row.target, row.target_port),
             })
         };
     }
     tx.execute(
-        "INSERT INTO ports (host_ip, host_port, target, target_port, source, workload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO ports (host_ip, host_port, target, target_port, source, workload, protocol)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             new.host.ip().to_string(),
             new.host.port(),
@@ -114,7 +126,8 @@ fn insert_port(tx: &Transaction<'_>, target: &PortTarget, new: NewPort) -> Resul
                 Source::Client => "client",
                 Source::Gateway => "gateway",
             },
-            target.ends_with.map(|id| id.0)
+            target.ends_with.map(|id| id.0),
+            new.protocol.to_string()
         ],
     )?;
     Ok(())
@@ -127,33 +140,52 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// The rows with a host port in `range` on `host_ip`, or on any address.
-fn ports_in_range(
-    tx: &Transaction<'_>,
-    host_ip: Option<IpAddr>,
-    range: PortRange,
-) -> rusqlite::Result<Vec<PortRow>> {
-    let mut rows = ports(tx)?;
-    rows.retain(|row| {
-        (range.start..=range.end).contains(&row.host.port())
-            && host_ip.is_none_or(|ip| ip == row.host.ip())
-    });
-    Ok(rows)
+/// Which published ports a request means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSelector {
+    /// On this address of the host, or on any.
+    pub host_ip: Option<IpAddr>,
+    /// These numbers.
+    pub range: PortRange,
+    /// Of this transport.
+    pub protocol: Transport,
 }
 
-/// Takes back the ports in `range` that `port add` published, and answers their rows.
+impl PortSelector {
+    fn matches(&self, row: &PortRow) -> bool {
+        self.protocol == row.protocol
+            && (self.range.start..=self.range.end).contains(&row.host.port())
+            && self.host_ip.is_none_or(|ip| ip == row.host.ip())
+    }
+
+    /// As it is typed.
+    fn shown(&self) -> String {
+        let port = match self.host_ip {
+            Some(ip) => SocketAddr::new(ip, self.range.start).to_string(),
+            None => self.range.start.to_string(),
+        };
+        format!("{port}/{}", self.protocol)
+    }
+}
+
+/// Takes back the ports that `port add` published, and answers their rows.
 pub fn remove_ports(
     tx: &Transaction<'_>,
-    host_ip: Option<IpAddr>,
-    range: PortRange,
+    selector: PortSelector,
 ) -> Result<Vec<PortRow>, PortError> {
-    let rows = ports_in_range(tx, host_ip, range)?;
+    let all = ports(tx)?;
+    let rows: Vec<PortRow> = all.iter().filter(|row| selector.matches(row)).cloned().collect();
     if rows.is_empty() {
-        let shown = match host_ip {
-            Some(ip) => SocketAddr::new(ip, range.start).to_string(),
-            None => range.start.to_string(),
+        let other = match selector.protocol {
+            Transport::Tcp => Transport::Udp,
+            Transport::Udp => Transport::Tcp,
         };
-        return Err(PortError::Unknown(shown));
+        let other = PortSelector { protocol: other, ..selector };
+        return Err(if all.iter().any(|row| other.matches(row)) {
+            PortError::OtherTransport(selector.shown(), other.shown())
+        } else {
+            PortError::Unknown(selector.shown())
+        });
     }
     for row in &rows {
         if row.workload.is_some() {
@@ -181,7 +213,12 @@ mod tests {
     }
 
     fn port(host: &str) -> NewPort {
-        NewPort { host: host.parse().unwrap(), target_port: 80, source: Source::Client }
+        NewPort {
+            host: host.parse().unwrap(),
+            target_port: 80,
+            protocol: Transport::Tcp,
+            source: Source::Client,
+        }
     }
 
     #[test]
@@ -211,9 +248,26 @@ mod tests {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
         insert_ports(&tx, &target("web"), &[port("127.0.0.1:80"), port("127.0.0.2:80")]).unwrap();
-        let one = remove_ports(&tx, Some("127.0.0.2".parse().unwrap()), PortRange::one(80));
-        assert_eq!(one.unwrap().len(), 1);
-        assert_eq!(remove_ports(&tx, None, PortRange::one(80)).unwrap().len(), 1);
-        assert!(matches!(remove_ports(&tx, None, PortRange::one(80)), Err(PortError::Unknown(_))));
+        let tcp =
+            PortSelector { host_ip: None, range: PortRange::one(80), protocol: Transport::Tcp };
+        let second = PortSelector { host_ip: Some("127.0.0.2".parse().unwrap()), ..tcp };
+        assert_eq!(remove_ports(&tx, second).unwrap().len(), 1);
+        assert_eq!(remove_ports(&tx, tcp).unwrap().len(), 1);
+        assert!(matches!(remove_ports(&tx, tcp), Err(PortError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_number_is_taken_once_for_each_transport() {
+        let mut connection = in_memory();
+        let tx = connection.transaction().unwrap();
+        let udp = NewPort { protocol: Transport::Udp, ..port("127.0.0.1:53") };
+        insert_ports(&tx, &target("names"), &[port("127.0.0.1:53"), udp]).unwrap();
+        assert!(insert_ports(&tx, &target("other"), &[udp]).is_err());
+        let selector =
+            |protocol| PortSelector { host_ip: None, range: PortRange::one(53), protocol };
+        let removed = remove_ports(&tx, selector(Transport::Tcp)).unwrap();
+        assert_eq!((removed.len(), removed[0].protocol), (1, Transport::Tcp));
+        let error = remove_ports(&tx, selector(Transport::Tcp)).unwrap_err().to_string();
+        assert!(error.contains("lichen port rm 53/udp"), "{error}");
     }
 }

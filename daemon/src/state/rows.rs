@@ -5,7 +5,7 @@ use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use lichen_api::{AllowedPort, Source, WorkloadKind};
+use lichen_api::{AllowedPort, Source, Transport, WorkloadKind};
 use lichen_netstack::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
 use rusqlite::types::Type;
 use rusqlite::{Row, Transaction};
@@ -161,6 +161,8 @@ pub struct PortRow {
     pub target: String,
     /// The port there.
     pub target_port: u16,
+    /// Which transport.
+    pub protocol: Transport,
     /// Which source address the workload sees.
     pub source: Source,
     /// The workload it ends with; `None` for `port add`.
@@ -170,7 +172,7 @@ pub struct PortRow {
 impl PortRow {
     /// Columns in the order that [`PortRow::read`] expects.
     pub(super) const COLUMNS: &str =
-        "id, host_ip, host_port, target, target_port, source, workload";
+        "id, host_ip, host_port, target, target_port, source, workload, protocol";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -183,6 +185,10 @@ impl PortRow {
                 _ => Source::Client,
             },
             workload: row.get::<_, Option<u32>>(6)?.map(PortId),
+            protocol: match row.get::<_, String>(7)?.as_str() {
+                "udp" => Transport::Udp,
+                _ => Transport::Tcp,
+            },
         })
     }
 }

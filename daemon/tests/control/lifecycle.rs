@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 use lichen_api::{
     AddPort, AttachWorkload, CreateNetwork, CreateWorkload, Creation, ErrorCode, PortRange,
-    Protocol, Publish, Source, State, WorkloadKind, WorkloadState,
+    Publish, Source, State, Transport, WorkloadKind, WorkloadState,
 };
 use lichen_daemon::app::{Refusal, Running};
 use lichen_daemon::state::InUse;
@@ -60,7 +60,7 @@ fn publish(host: u16) -> Publish {
         host_ip: None,
         host: PortRange::one(host),
         target_ports: PortRange::one(80),
-        protocol: Protocol::Tcp,
+        protocol: Transport::Tcp,
     }
 }
 
@@ -70,7 +70,7 @@ fn add_port(host: u16, target: &str) -> AddPort {
         host: PortRange::one(host),
         target: target.to_owned(),
         target_ports: PortRange::one(80),
-        protocol: Protocol::Tcp,
+        protocol: Transport::Tcp,
         source: Source::Client,
     }
 }

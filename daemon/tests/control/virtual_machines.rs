@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use lichen_api::{
-    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Protocol, Publish, State, WorkloadKind,
+    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Publish, State, Transport, WorkloadKind,
     WorkloadState,
 };
 use lichen_daemon::app::Running;
@@ -38,7 +38,7 @@ fn a_place_waits_for_its_guest_and_tells_of_trouble() {
         host_ip: None,
         host: PortRange::one(host.port()),
         target_ports: PortRange::one(80),
-        protocol: Protocol::Tcp,
+        protocol: Transport::Tcp,
     };
     let socket = add(&control, CreateWorkload { ports: vec![published], ..request("db") });
     let status = || control.block_on(control.app.ports()).unwrap()[0].status.clone();

@@ -1,10 +1,11 @@
 //! Where a guest's packet may go beyond its own network: closed towards the host and other networks by
-//! default, open to everywhere else.
+//! default, open to everywhere else. And as whom a guest sees who comes in by a published port.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use super::flow::ForwardSource;
 use super::names::NAMES_PORT;
-use crate::command::{HostOpening, PortSpec, Transport};
+use crate::command::{HostOpening, PortSpec, SourceRule, Transport};
 use crate::counters::DropReason;
 use crate::host::Route;
 use crate::switch::directory::{Directory, NetworkView};
@@ -82,4 +83,39 @@ pub fn address(
         Route::Broadcast => Err(DropReason::Broadcast),
         Route::Unreachable => Err(DropReason::NoRoute),
     }
+}
+
+/// As whom a guest sees a client of a published port: as itself where the guest can answer it, else as the
+/// gateway.
+pub fn forward_source(
+    port: &PortSpec,
+    network: &NetworkView,
+    directory: &Directory,
+    rule: SourceRule,
+    client: SocketAddr,
+) -> ForwardSource {
+    match client {
+        SocketAddr::V4(client)
+            if rule == SourceRule::Client
+                && port.default_route
+                && !network.spec.internal
+                && can_be_answered(client, directory) =>
+        {
+            ForwardSource::Client(client)
+        }
+        _ => ForwardSource::Gateway(network.spec.gateway),
+    }
+}
+
+/// Whether a guest whose default route is this network can answer a client at its own address. A Linux
+/// guest drops what comes from 127.0.0.1 as a martian, and an address of ours would be answered elsewhere.
+fn can_be_answered(client: SocketAddrV4, directory: &Directory) -> bool {
+    let ip = *client.ip();
+    let unroutable = ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_broadcast()
+        || client.port() == 0;
+    !unroutable && !directory.owns(ip)
 }

@@ -11,15 +11,16 @@ pub mod names;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use self::destination::{Destination, judge};
+use self::destination::{Destination, forward_source, judge};
 use self::dhcp::DhcpServer;
-use self::flow::echo::{EchoFlows, send_reply};
+use self::flow::echo::{EchoFlows, Request, send_reply};
+use self::flow::published::{Admission, PublishedFlows};
 use self::flow::tcp::{Target, TcpFlows};
 use self::flow::udp::{Outgoing, UdpFlows};
 use self::flow::{FlowContext, FlowKey};
 use self::names::{Asker, NAMES_PORT, NameService, Ticket};
 use crate::budget::TokenBucket;
-use crate::command::{NetworkSpec, PortSpec, Transport as Protocol};
+use crate::command::{HostOpening, NetworkSpec, PortSpec, Transport as Protocol};
 use crate::counters::DropReason;
 use crate::frame::vnet_header::{GsoKind, VnetHeader};
 use crate::host::{Fragmentation, Host};
@@ -30,14 +31,14 @@ use crate::time::Instant;
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::dhcp::{CLIENT_PORT, SERVER_PORT};
 use crate::wire::headers::{ChecksumState, Ipv4, Transport, parse_transport};
-use crate::wire::icmp::{ECHO_REQUEST, ICMP_LEN, IcmpError, IcmpHeader, echo_reply};
+use crate::wire::icmp::{
+    DESTINATION_UNREACHABLE, ECHO_REQUEST, ICMP_LEN, IcmpError, IcmpHeader, echo_reply,
+    quoted_datagram,
+};
 use crate::wire::reassembly::{Outcome, Reassembly};
 use crate::wire::tcp::{Flags, TcpHeader};
 use crate::wire::udp::{UDP_LEN, UdpHeader};
 use crate::wire::{ETHERNET_LEN, be16};
-
-/// ICMP errors to one guest in a second (RFC 1812 4.3.2.8 asks for a limit).
-const ICMP_ERROR_RATE: u32 = 100;
 
 /// One port's side of the gateway.
 pub struct Gateway<H: Host> {
@@ -45,6 +46,8 @@ pub struct Gateway<H: Host> {
     pub tcp: TcpFlows<H::Stream>,
     /// UDP flows.
     pub udp: UdpFlows<H::Datagram>,
+    /// Published UDP ports.
+    pub published: PublishedFlows<H::Datagram>,
     /// ICMP echo flows.
     pub echo: EchoFlows<H::Datagram>,
     /// What the port's DHCP client is told.
@@ -55,7 +58,6 @@ pub struct Gateway<H: Host> {
     pub names_in_flight: usize,
     /// How often the port may ask for names.
     pub name_rate: TokenBucket,
-    error_rate: TokenBucket,
     /// Host sockets that the port's flows may hold, all kinds together.
     share: usize,
 }
@@ -106,12 +108,12 @@ impl<H: Host> Gateway<H> {
         Self {
             tcp: TcpFlows::new(seed, mtu, now),
             udp: UdpFlows::new(seed),
+            published: PublishedFlows::new(seed),
             echo: EchoFlows::default(),
             dhcp: DhcpServer::default(),
             reassembly: Reassembly::default(),
             names_in_flight: 0,
             name_rate: TokenBucket::new(names::SUSTAINED_RATE, 2 * names::SUSTAINED_RATE),
-            error_rate: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
             share: usize::MAX,
         }
     }
@@ -172,7 +174,7 @@ impl<H: Host> Gateway<H> {
         }
         if ip.ttl == 1 && ip.destination != cx.network.spec.gateway {
             cx.drop(DropReason::TtlExpired);
-            return self.tell(cx, ip, IcmpError::TtlExceeded, packet);
+            return tell(cx, ip, IcmpError::TtlExceeded, packet);
         }
         if ip.is_fragment() {
             return self.handle_fragment(cx, ip, packet);
@@ -238,7 +240,7 @@ impl<H: Host> Gateway<H> {
             Transport::Icmp(header) => self.handle_icmp(cx, ip, header, packet),
             Transport::Fragment | Transport::Other => {
                 cx.drop(DropReason::Protocol);
-                self.tell(cx, ip, IcmpError::ProtocolUnreachable, packet);
+                tell(cx, ip, IcmpError::ProtocolUnreachable, packet);
             }
         }
     }
@@ -275,7 +277,7 @@ impl<H: Host> Gateway<H> {
             }
             Destination::Refused(DropReason::NoRoute) => {
                 cx.drop(DropReason::NoRoute);
-                return self.tell(cx, ip, IcmpError::NetUnreachable, packet);
+                return tell(cx, ip, IcmpError::NetUnreachable, packet);
             }
             Destination::Refused(rule) => {
                 cx.refuse(Some(Protocol::Tcp), key.remote, rule);
@@ -301,15 +303,17 @@ impl<H: Host> Gateway<H> {
             guest: ip.source_endpoint(header.source_port),
             remote: ip.destination_endpoint(header.destination_port),
         };
-        let to = if self.udp.contains(&key) {
+        let outgoing = outgoing(ip, packet, UDP_LEN, segment_size);
+        if self.published.handle_datagram(&mut cx.flow, &key, outgoing) {
+            return;
+        }
+        let is_known = self.udp.contains(&key);
+        let to = if is_known {
             key.remote.into()
         } else {
             match self.judge(cx, Protocol::Udp, key.remote) {
                 Destination::Host(to) => to,
-                Destination::Names => {
-                    let message = &packet[ip.header_len + UDP_LEN..];
-                    return self.handle_query(cx, key.guest, message);
-                }
+                Destination::Names => return self.handle_query(cx, key.guest, outgoing.payload),
                 Destination::Refused(rule) => {
                     let error = match rule {
                         DropReason::GatewayPort => IcmpError::PortUnreachable,
@@ -317,27 +321,42 @@ impl<H: Host> Gateway<H> {
                         _ => IcmpError::AdministrativelyProhibited,
                     };
                     cx.refuse(Some(Protocol::Udp), key.remote, rule);
-                    return self.tell(cx, ip, error, packet);
+                    return tell(cx, ip, error, packet);
                 }
             }
         };
-        if !self.has_share() && !self.udp.contains(&key) {
+        if !is_known && !self.has_share() {
             cx.drop(DropReason::UdpBudget);
-            if !self.udp.evict_oldest() {
+            if !self.udp.evict_oldest(&mut cx.flow) {
                 return;
             }
         }
-        let outgoing = Outgoing {
-            packet,
-            payload: &packet[ip.header_len + UDP_LEN..],
-            segment_size,
-            fragmentation: if ip.dont_fragment {
-                Fragmentation::Forbidden
-            } else {
-                Fragmentation::Allowed
+        self.udp.handle_datagram(&mut cx.flow, key, to, outgoing);
+    }
+
+    /// The socket of a published UDP port became readable. Answers whether more waits.
+    pub fn handle_published<P: Port, N>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        index: usize,
+        buffer: &mut [u8],
+    ) -> bool {
+        let (udp, port, network, directory) = (&self.udp, cx.port, cx.network, cx.directory);
+        let admission = Admission {
+            guest: port.address,
+            source: &|client, rule| forward_source(port, network, directory, rule, client),
+            is_taken: &|key| {
+                let opening = HostOpening { port: key.remote.port(), protocol: Protocol::Udp };
+                udp.contains(key) || port.allow_host.contains(&opening)
             },
         };
-        self.udp.handle_datagram(&mut cx.flow, key, to, outgoing);
+        self.published.handle_ready(&mut cx.flow, index, buffer, &admission)
+    }
+
+    /// Sends what waits for the end of the batch.
+    pub fn handle_batch_end<P: Port>(&mut self, cx: &mut FlowContext<'_, P, H>) {
+        self.udp.handle_batch_end(cx);
+        self.published.handle_batch_end(cx);
     }
 
     fn judge<P: Port, N>(
@@ -377,11 +396,14 @@ impl<H: Host> Gateway<H> {
         header: &IcmpHeader,
         packet: &[u8],
     ) {
+        let message = &packet[ip.header_len..];
+        if header.kind == DESTINATION_UNREACHABLE {
+            return self.handle_unreachable(cx, ip, message);
+        }
         if header.kind != ECHO_REQUEST || header.code != 0 {
-            // Errors of a guest about our own segments and datagrams: nothing we send depends on them.
+            // Nothing that we send depends on a guest's other errors.
             return cx.drop(DropReason::Icmp);
         }
-        let message = &packet[ip.header_len..];
         if ip.destination == cx.network.spec.gateway {
             let reply = echo_reply(header.identifier, header.sequence, &message[ICMP_LEN..]);
             return send_reply(&mut cx.flow, ip.destination, ip.source, header.sequence, &reply);
@@ -396,42 +418,50 @@ impl<H: Host> Gateway<H> {
             {
                 cx.drop(DropReason::IcmpBudget);
             }
-            Ok(()) => self.echo.handle_request(
-                &mut cx.flow,
-                ip.source,
-                ip.destination,
-                header,
-                packet,
-                message,
-            ),
+            Ok(()) => {
+                let request = Request {
+                    guest: ip.source,
+                    to: ip.destination,
+                    identifier: header.identifier,
+                    outgoing: outgoing(ip, packet, 0, None),
+                };
+                self.echo.handle_request(&mut cx.flow, &request);
+            }
             Err(rule) => {
                 let error = match rule {
                     DropReason::NoRoute => IcmpError::NetUnreachable,
                     _ => IcmpError::AdministrativelyProhibited,
                 };
                 cx.refuse(None, SocketAddrV4::new(ip.destination, 0), rule);
-                self.tell(cx, ip, error, packet);
+                tell(cx, ip, error, packet);
             }
         }
     }
 
-    /// Sends an ICMP error about a packet, where RFC 1122 3.2.2 allows one and the rate does.
-    fn tell<P: Port, N>(
+    /// The guest says that a datagram which came on a flow reached nobody.
+    fn handle_unreachable<P: Port, N>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
         ip: &Ipv4,
-        error: IcmpError,
-        packet: &[u8],
+        message: &[u8],
     ) {
-        let about_error = ip.protocol == crate::wire::icmp::PROTOCOL_ICMP
-            && !matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == ECHO_REQUEST);
-        let forbidden = about_error
-            || ip.fragment_offset > 0
-            || ip.destination.is_multicast()
-            || ip.destination.is_broadcast();
-        if !forbidden && self.error_rate.take(cx.flow.now) {
-            let message = error.emit(cx.network.spec.gateway, ip.source, packet);
-            cx.flow.to_guest.send_ip(&message);
+        let code = message[1];
+        let nobody = matches!(
+            IcmpError::from_icmp(DESTINATION_UNREACHABLE, code, 0),
+            Some(
+                IcmpError::PortUnreachable
+                    | IcmpError::ProtocolUnreachable
+                    | IcmpError::AdministrativelyProhibited
+            )
+        );
+        let quoted = quoted_datagram(message).filter(|(_, to)| nobody && *to.ip() == ip.source);
+        let ended = quoted.is_some_and(|(from, to)| {
+            let key = FlowKey { guest: to, remote: from };
+            self.udp.handle_unreachable(&mut cx.flow, &key)
+                || self.published.handle_unreachable(&mut cx.flow, &key)
+        });
+        if !ended {
+            cx.drop(DropReason::Icmp);
         }
     }
 
@@ -471,6 +501,7 @@ impl<H: Host> Gateway<H> {
     pub fn handle_timeout(&mut self, now: Instant) -> usize {
         self.tcp.handle_timeout(now);
         self.udp.handle_timeout(now);
+        self.published.handle_timeout(now);
         self.echo.handle_timeout(now);
         self.reassembly.handle_timeout(now)
     }
@@ -480,12 +511,49 @@ impl<H: Host> Gateway<H> {
         [
             self.tcp.poll_timeout(),
             self.udp.poll_timeout(),
+            self.published.poll_timeout(),
             self.echo.poll_timeout(),
             self.reassembly.poll_timeout(),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+}
+
+/// Sends an ICMP error about a packet, where RFC 1122 3.2.2 allows one and the rate does.
+fn tell<P: Port, H, N>(
+    cx: &mut GatewayContext<'_, P, H, N>,
+    ip: &Ipv4,
+    error: IcmpError,
+    packet: &[u8],
+) {
+    let about_error = ip.protocol == crate::wire::icmp::PROTOCOL_ICMP
+        && !matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == ECHO_REQUEST);
+    let forbidden = about_error
+        || ip.fragment_offset > 0
+        || ip.destination.is_multicast()
+        || ip.destination.is_broadcast();
+    if !forbidden {
+        cx.flow.tell(error, None, packet);
+    }
+}
+
+/// What of a guest's packet goes out, after its IP header and `header_len` more bytes.
+fn outgoing<'a>(
+    ip: &Ipv4,
+    packet: &'a [u8],
+    header_len: usize,
+    segment_size: Option<u16>,
+) -> Outgoing<'a> {
+    let fragmentation =
+        if ip.dont_fragment { Fragmentation::Forbidden } else { Fragmentation::Allowed };
+    Outgoing {
+        packet,
+        payload: &packet[ip.header_len + header_len..],
+        segment_size,
+        fragmentation,
+        ttl: ip.ttl.saturating_sub(1),
     }
 }
 

@@ -7,7 +7,9 @@
 pub mod sys;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use crate::wire::icmp::IcmpError;
 
 /// Which socket became ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,8 +33,10 @@ pub enum TokenKind {
     Udp,
     /// ICMP echo flows.
     Echo,
-    /// Listeners of published ports.
+    /// Listeners of published TCP ports.
     Listener,
+    /// Sockets of published UDP ports.
+    Published,
     /// Questions to the host's resolvers.
     Names,
     /// The worker's own wake-up.
@@ -50,6 +54,7 @@ impl Token {
             TokenKind::Listener => 4,
             TokenKind::Names => 5,
             TokenKind::Commands => 6,
+            TokenKind::Published => 7,
         };
         u64::from(self.port) << 48 | kind << 40 | u64::from(self.index)
     }
@@ -64,6 +69,7 @@ impl Token {
             4 => TokenKind::Listener,
             5 => TokenKind::Names,
             6 => TokenKind::Commands,
+            7 => TokenKind::Published,
             _ => return None,
         };
         let port = u16::try_from(bits >> 48).ok()?;
@@ -97,7 +103,7 @@ pub enum Route {
 pub trait Host {
     /// A TCP connection.
     type Stream: Stream;
-    /// A connected datagram socket.
+    /// A datagram socket.
     type Datagram: Datagram;
     /// A listening TCP socket.
     type Listener: Listener<Stream = Self::Stream>;
@@ -110,6 +116,8 @@ pub trait Host {
     fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<Self::Datagram>;
     /// Wants to hear of connections on a listener.
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
+    /// Wants to hear of datagrams on the socket of a published port.
+    fn watch_published(&mut self, socket: &Self::Datagram, token: Token) -> io::Result<()>;
     /// Wants to hear of an accepted connection.
     fn watch_stream(&mut self, stream: &Self::Stream, token: Token) -> io::Result<()>;
     /// Where the host would send a packet to `to`, now.
@@ -130,18 +138,67 @@ pub trait Stream {
     fn reset(self);
 }
 
-/// A connected datagram socket of the host.
+/// A datagram socket of the host: connected to one peer, or that of a published port.
 pub trait Datagram {
-    /// Reads one datagram.
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Sends one datagram.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Sends `bytes` as datagrams of `size` bytes each; the last may be shorter.
-    fn send_segmented(&mut self, bytes: &[u8], size: usize) -> io::Result<()>;
+    /// Reads one datagram, or several of one sender that the host has put together.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Arrival>;
+    /// Sends one datagram, or several of equal size: `segment_size` bytes each, the last may be shorter.
+    /// `route` says whereto, unless the socket is connected.
+    fn send(
+        &mut self,
+        bytes: &[u8],
+        segment_size: Option<usize>,
+        route: Option<Peer>,
+    ) -> io::Result<()>;
     /// Forbids or allows fragmentation on the way, as a guest's don't-fragment bit says.
     fn set_fragmentation(&mut self, fragmentation: Fragmentation);
-    /// The path MTU that the host knows after `EMSGSIZE`.
-    fn path_mtu(&mut self) -> Option<u16>;
+    /// Sets the time to live of what is sent from now on.
+    fn set_ttl(&mut self, ttl: u8);
+    /// An error that came back for a datagram. To be asked for after `receive` or `send` has failed, until
+    /// there is none. `quote` gets what the error quotes of the datagram, after its IP and UDP header.
+    fn take_bounce(&mut self, quote: &mut [u8]) -> Option<Bounce>;
+}
+
+/// What came with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Bytes, of all datagrams together.
+    pub len: usize,
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub segment_size: usize,
+    /// Who sent it to a published port, and to which of our addresses.
+    pub peer: Option<Peer>,
+}
+
+/// The other end of a datagram on a socket that is not connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The address of the host that it speaks with; `None` leaves that to the host.
+    pub local: Option<IpAddr>,
+}
+
+/// An error that came back for a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounce {
+    /// What it says.
+    pub error: IcmpError,
+    /// Who says it; `None` for the host itself.
+    pub from: Option<Ipv4Addr>,
+    /// Where the datagram went.
+    pub to: Option<SocketAddr>,
+    /// Bytes of the datagram that are quoted.
+    pub quoted: usize,
+}
+
+/// The socket of a published port.
+#[derive(Debug)]
+pub enum PublishedSocket<L, D> {
+    /// It listens for connections.
+    Tcp(L),
+    /// It takes datagrams.
+    Udp(D),
 }
 
 /// Whether datagrams may be fragmented on their way.
@@ -167,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_token_reads_what_it_writes() {
-        for kind in [TokenKind::Frames, TokenKind::Tcp, TokenKind::Names, TokenKind::Commands] {
+        for kind in [TokenKind::Frames, TokenKind::Tcp, TokenKind::Names, TokenKind::Published] {
             let token = Token { port: 65_535, kind, index: u32::MAX };
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }

@@ -1,8 +1,9 @@
 //! Real sockets, registered with a worker's epoll when they are opened.
 
+mod ancillary;
+mod datagram;
 mod route;
 mod tcp;
-mod udp;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,10 +12,13 @@ use std::sync::Arc;
 
 use rustix::event::epoll;
 
+pub use self::datagram::SysDatagram;
 pub use self::route::RouteQuery;
 pub use self::tcp::{SysListener, SysStream};
-pub use self::udp::SysDatagram;
-use super::{Host, Route, Token};
+use super::{Host, PublishedSocket, Route, Token};
+
+/// The real socket of a published port.
+pub type SysPublishedSocket = PublishedSocket<SysListener, SysDatagram>;
 
 /// Opens real sockets.
 #[derive(Debug)]
@@ -69,6 +73,10 @@ impl Host for SysHost {
     fn watch_listener(&mut self, listener: &SysListener, token: Token) -> io::Result<()> {
         // Edge-triggered, so that a listener that cannot be accepted from does not wake us for ever.
         self.watch(listener.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)
+    }
+
+    fn watch_published(&mut self, socket: &SysDatagram, token: Token) -> io::Result<()> {
+        self.watch(socket.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)
     }
 
     fn watch_stream(&mut self, stream: &SysStream, token: Token) -> io::Result<()> {

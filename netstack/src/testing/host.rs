@@ -6,7 +6,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::rc::Rc;
 
-use crate::host::{Datagram, Fragmentation, Host, Listener, Readiness, Route, Stream, Token};
+use crate::host::{
+    Arrival, Bounce, Datagram, Fragmentation, Host, Listener, Peer, Readiness, Route, Stream, Token,
+};
 
 /// Bytes that a simulated socket buffers in each direction.
 const SOCKET_BUFFER: usize = 256 << 10;
@@ -63,12 +65,33 @@ struct StreamState {
 
 #[derive(Debug)]
 struct DatagramState {
-    to: SocketAddr,
-    token: Token,
-    outward: VecDeque<Vec<u8>>,
-    inward: VecDeque<Result<Vec<u8>, io::ErrorKind>>,
+    /// The peer; none for a published port.
+    to: Option<SocketAddr>,
+    token: Option<Token>,
+    outward: VecDeque<Sent>,
+    /// Calls that sent something.
+    calls: usize,
+    inward: VecDeque<Inward>,
+    bounces: VecDeque<Bounce>,
     fragmentation: Option<Fragmentation>,
+    ttl: Option<u8>,
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Inward {
+    bytes: Result<Vec<u8>, io::ErrorKind>,
+    segment_size: usize,
+    peer: Option<Peer>,
+}
+
+/// A datagram that left a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Where to, on the socket of a published port.
+    pub route: Option<Peer>,
 }
 
 /// What became of a connection, as its peer sees it.
@@ -196,26 +219,78 @@ impl World {
     pub fn datagram_sockets(&self, to: &str) -> Vec<u64> {
         let to = to.parse().expect("an address and port");
         let state = self.0.borrow();
-        state.datagrams.iter().filter(|(_, d)| d.to == to && !d.closed).map(|(id, _)| *id).collect()
+        let speaks = |datagram: &DatagramState| datagram.to == Some(to) && !datagram.closed;
+        state.datagrams.iter().filter(|(_, d)| speaks(d)).map(|(id, _)| *id).collect()
     }
 
     /// Takes the datagrams that were sent on a socket.
     pub fn datagrams_sent(&self, id: u64) -> Vec<Vec<u8>> {
-        self.0.borrow_mut().datagrams.get_mut(&id).expect("a socket").outward.drain(..).collect()
+        self.sent(id).into_iter().map(|sent| sent.bytes).collect()
+    }
+
+    /// The same, with where they went.
+    pub fn sent(&self, id: u64) -> Vec<Sent> {
+        self.with_datagram(id, |datagram| datagram.outward.drain(..).collect())
+    }
+
+    /// How many calls have sent something on a socket.
+    pub fn send_calls(&self, id: u64) -> usize {
+        self.with_datagram(id, |datagram| datagram.calls)
+    }
+
+    /// What was last said of the time to live on a socket.
+    pub fn ttl(&self, id: u64) -> Option<u8> {
+        self.with_datagram(id, |datagram| datagram.ttl)
+    }
+
+    /// The socket of a published UDP port, as control would hand it over.
+    pub fn bind(&self) -> SimDatagram {
+        self.open_datagram(None, None)
+    }
+
+    /// Clients of a published port send, in datagrams of `segment_size` bytes.
+    pub fn client_sends(&self, id: u64, peer: Peer, bytes: &[u8], segment_size: usize) {
+        let bytes = Ok(bytes.to_vec());
+        self.arrive(id, Inward { bytes, segment_size, peer: Some(peer) });
+    }
+
+    /// An ICMP error comes back to a socket.
+    pub fn bounce(&self, id: u64, bounce: Bounce) {
+        self.with_datagram(id, |datagram| datagram.bounces.push_back(bounce));
+        self.signal(id);
     }
 
     /// What was last said of fragmentation on a socket.
     pub fn fragmentation(&self, id: u64) -> Option<Fragmentation> {
-        self.0.borrow().datagrams[&id].fragmentation
+        self.with_datagram(id, |datagram| datagram.fragmentation)
     }
 
     /// Lets the peer of a datagram socket answer, or an error come back.
     pub fn datagram_reply(&self, id: u64, reply: Result<Vec<u8>, io::ErrorKind>) {
+        let segment_size = reply.as_ref().map_or(0, Vec::len);
+        self.arrive(id, Inward { bytes: reply, segment_size, peer: None });
+    }
+
+    /// Lets the peer of a datagram socket answer with several of one size, put together by the host.
+    pub fn datagram_train(&self, id: u64, bytes: &[u8], segment_size: usize) {
+        self.arrive(id, Inward { bytes: Ok(bytes.to_vec()), segment_size, peer: None });
+    }
+
+    fn arrive(&self, id: u64, inward: Inward) {
+        self.with_datagram(id, |datagram| datagram.inward.push_back(inward));
+        self.signal(id);
+    }
+
+    fn signal(&self, id: u64) {
+        if let Some(token) = self.with_datagram(id, |datagram| datagram.token) {
+            let ready = Readiness { readable: true, writable: false };
+            self.0.borrow_mut().ready.push_back((token, ready));
+        }
+    }
+
+    fn with_datagram<R>(&self, id: u64, work: impl FnOnce(&mut DatagramState) -> R) -> R {
         let mut state = self.0.borrow_mut();
-        let datagram = state.datagrams.get_mut(&id).expect("a socket");
-        datagram.inward.push_back(reply);
-        let token = datagram.token;
-        state.ready.push_back((token, Readiness { readable: true, writable: false }));
+        work(state.datagrams.get_mut(&id).expect("sockets are never forgotten"))
     }
 
     /// Does something to a connection as its peer, and lets the datapath know.
@@ -233,7 +308,7 @@ impl World {
         work(self.0.borrow_mut().streams.get_mut(&id).expect("streams are never forgotten"))
     }
 
-    fn open_datagram(&self, to: SocketAddr, token: Token) -> SimDatagram {
+    fn open_datagram(&self, to: Option<SocketAddr>, token: Option<Token>) -> SimDatagram {
         let mut state = self.0.borrow_mut();
         state.next += 1;
         let id = state.next;
@@ -241,8 +316,11 @@ impl World {
             to,
             token,
             outward: VecDeque::new(),
+            calls: 0,
             inward: VecDeque::new(),
+            bounces: VecDeque::new(),
             fragmentation: None,
+            ttl: None,
             closed: false,
         };
         state.datagrams.insert(id, datagram);
@@ -278,18 +356,23 @@ impl Host for World {
     }
 
     fn open_udp(&mut self, to: SocketAddr, token: Token) -> io::Result<SimDatagram> {
-        Ok(self.open_datagram(to, token))
+        Ok(self.open_datagram(Some(to), Some(token)))
     }
 
     fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<SimDatagram> {
         if self.0.borrow().echo_forbidden {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(self.open_datagram(SocketAddr::from((to, 0)), token))
+        Ok(self.open_datagram(Some(SocketAddr::from((to, 0))), Some(token)))
     }
 
     fn watch_listener(&mut self, listener: &SimListener, token: Token) -> io::Result<()> {
         self.0.borrow_mut().listening.insert(listener.id, token);
+        Ok(())
+    }
+
+    fn watch_published(&mut self, socket: &SimDatagram, token: Token) -> io::Result<()> {
+        socket.with(|datagram| datagram.token = Some(token));
         Ok(())
     }
 
@@ -373,44 +456,56 @@ impl Drop for SimStream {
 /// A simulated datagram socket, the datapath's end.
 #[derive(Debug)]
 pub struct SimDatagram {
-    id: u64,
+    /// Names it in what the [`World`] is asked.
+    pub id: u64,
     world: World,
 }
 
 impl SimDatagram {
     fn with<R>(&self, work: impl FnOnce(&mut DatagramState) -> R) -> R {
-        let mut state = self.world.0.borrow_mut();
-        work(state.datagrams.get_mut(&self.id).expect("sockets are never forgotten"))
+        self.world.with_datagram(self.id, work)
     }
 }
 
 impl Datagram for SimDatagram {
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.with(|datagram| datagram.inward.pop_front()) {
-            Some(Ok(bytes)) => {
-                buffer[..bytes.len()].copy_from_slice(&bytes);
-                Ok(bytes.len())
-            }
-            Some(Err(kind)) => Err(kind.into()),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Arrival> {
+        // A call fails for as long as errors wait.
+        let next = match self.with(|it| it.bounces.is_empty().then(|| it.inward.pop_front())) {
+            Some(next) => next.ok_or(io::ErrorKind::WouldBlock)?,
+            None => return Err(io::ErrorKind::ConnectionRefused.into()),
+        };
+        let Inward { bytes, segment_size, peer } = next;
+        let bytes = bytes?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(Arrival { len: bytes.len(), segment_size, peer })
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|datagram| datagram.outward.push_back(bytes.to_vec()));
+    fn send(
+        &mut self,
+        bytes: &[u8],
+        segment_size: Option<usize>,
+        route: Option<Peer>,
+    ) -> io::Result<()> {
+        self.with(|datagram| {
+            datagram.calls += 1;
+            let size = segment_size.unwrap_or(bytes.len()).max(1);
+            let pieces = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(size).collect() };
+            let sent = pieces.into_iter().map(|piece| Sent { bytes: piece.to_vec(), route });
+            datagram.outward.extend(sent);
+        });
         Ok(())
-    }
-
-    fn send_segmented(&mut self, bytes: &[u8], size: usize) -> io::Result<()> {
-        bytes.chunks(size).try_for_each(|piece| self.send(piece))
     }
 
     fn set_fragmentation(&mut self, fragmentation: Fragmentation) {
         self.with(|datagram| datagram.fragmentation = Some(fragmentation));
     }
 
-    fn path_mtu(&mut self) -> Option<u16> {
-        Some(1400)
+    fn set_ttl(&mut self, ttl: u8) {
+        self.with(|datagram| datagram.ttl = Some(ttl));
+    }
+
+    fn take_bounce(&mut self, _quote: &mut [u8]) -> Option<Bounce> {
+        self.with(|datagram| datagram.bounces.pop_front())
     }
 }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::frames::{self, Received};
-use super::host::World;
+use super::host::{SimDatagram, SimListener, World};
 use super::names::Echo;
 use super::wire::Wire;
 use crate::command::{
     Attachment, Event, ForwardSpec, HostOpening, NetworkSpec, PortSpec, PortStatistics, SourceRule,
+    Transport,
 };
+use crate::host::PublishedSocket;
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Offloads;
 use crate::switch::directory::{Directory, Location};
@@ -120,15 +122,43 @@ impl Lab {
             id: ForwardId(u32::from(target_port)),
             port: self.ports[guest].0.id,
             target_port,
+            protocol: Transport::Tcp,
             bound: ([127, 0, 0, 1], target_port).into(),
             source,
         };
-        self.command(WorkerCommand::SetForward { slot: number(guest), spec, listener });
+        let socket = PublishedSocket::Tcp(listener);
+        self.command(WorkerCommand::SetForward { slot: number(guest), spec, socket });
         id
     }
 
+    /// Publishes a UDP port of a guest; answers the socket's number for [`World::client_sends`].
+    pub fn publish_udp(&mut self, guest: usize, target_port: u16, source: SourceRule) -> u64 {
+        let socket = self.world.bind();
+        let id = socket.id;
+        let spec = ForwardSpec {
+            id: ForwardId(u32::from(target_port)),
+            port: self.ports[guest].0.id,
+            target_port,
+            protocol: Transport::Udp,
+            bound: ([127, 0, 0, 1], target_port).into(),
+            source,
+        };
+        let socket = PublishedSocket::Udp(socket);
+        self.command(WorkerCommand::SetForward { slot: number(guest), spec, socket });
+        id
+    }
+
+    /// Takes back a published port of a guest.
+    pub fn unpublish(&mut self, guest: usize, target_port: u16) {
+        let forward = ForwardId(u32::from(target_port));
+        self.command(WorkerCommand::RemoveForward { slot: number(guest), forward });
+    }
+
     /// Gives the worker a command.
-    pub fn command(&mut self, command: WorkerCommand<Wire, super::host::SimListener>) {
+    pub fn command(
+        &mut self,
+        command: WorkerCommand<Wire, PublishedSocket<SimListener, SimDatagram>>,
+    ) {
         self.worker.handle_command(self.now, command);
     }
 

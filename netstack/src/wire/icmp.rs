@@ -1,9 +1,10 @@
 //! ICMP (RFC 792, 1122, 1812): echo, and the errors that a gateway sends.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::checksum;
 use super::ipv4::{IPV4_LEN, Ipv4Header};
+use super::udp::PROTOCOL_UDP;
+use super::{be16, checksum};
 
 /// IP protocol number.
 pub const PROTOCOL_ICMP: u8 = 1;
@@ -11,6 +12,8 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const ICMP_LEN: usize = 8;
 /// Echo reply, type 0.
 pub const ECHO_REPLY: u8 = 0;
+/// Destination unreachable, type 3.
+pub const DESTINATION_UNREACHABLE: u8 = 3;
 /// Echo request, type 8.
 pub const ECHO_REQUEST: u8 = 8;
 
@@ -49,6 +52,35 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
+    /// The error of a message of that type and code; codes that hosts treat alike are one. `mtu` is what
+    /// the message says of the next hop.
+    pub fn from_icmp(kind: u8, code: u8, mtu: u16) -> Option<Self> {
+        match (kind, code) {
+            (3, 0 | 6 | 11) => Some(Self::NetUnreachable),
+            (3, 1 | 7 | 8 | 12) => Some(Self::HostUnreachable),
+            (3, 2) => Some(Self::ProtocolUnreachable),
+            (3, 3) => Some(Self::PortUnreachable),
+            (3, 4) => Some(Self::FragmentationNeeded(mtu)),
+            (3, 9 | 10 | 13) => Some(Self::AdministrativelyProhibited),
+            (11, 0) => Some(Self::TtlExceeded),
+            _ => None,
+        }
+    }
+
+    /// The same for a message of ICMPv6 (RFC 4443), in the words of IPv4.
+    pub fn from_icmp6(kind: u8, code: u8, mtu: u16) -> Option<Self> {
+        match (kind, code) {
+            (1, 0) => Some(Self::NetUnreachable),
+            (1, 2 | 3) => Some(Self::HostUnreachable),
+            (1, 4) => Some(Self::PortUnreachable),
+            (1, 1 | 5 | 6) => Some(Self::AdministrativelyProhibited),
+            // A header of IPv4 is twenty bytes shorter.
+            (2, 0) => Some(Self::FragmentationNeeded(mtu.saturating_sub(20))),
+            (3, 0) => Some(Self::TtlExceeded),
+            _ => None,
+        }
+    }
+
     fn type_and_code(self) -> (u8, u8) {
         match self {
             Self::NetUnreachable => (3, 0),
@@ -90,6 +122,23 @@ impl IcmpError {
     }
 }
 
+/// The ends of the UDP datagram that an ICMP error (from its first byte on) is about: from, to.
+pub fn quoted_datagram(message: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+    let quote = message.get(ICMP_LEN..)?;
+    let header: &[u8; IPV4_LEN] = quote.first_chunk()?;
+    let header_len = usize::from(header[0] & 0xf) * 4;
+    let is_first_of_udp = header[0] >> 4 == 4
+        && header_len >= IPV4_LEN
+        && header[9] == PROTOCOL_UDP
+        && be16(header, 6) & 0x1fff == 0;
+    let ports = quote.get(header_len..header_len + 4).filter(|_| is_first_of_udp)?;
+    let end = |address: usize, port: usize| {
+        let ip = Ipv4Addr::from_octets(*header[address..].first_chunk().expect("four bytes"));
+        SocketAddrV4::new(ip, be16(ports, port))
+    };
+    Some((end(12, 0), end(16, 2)))
+}
+
 /// An echo reply (RFC 792) with the request's identifier, sequence and data.
 pub fn echo_reply(identifier: u16, sequence: u16, data: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(ICMP_LEN + data.len());
@@ -105,4 +154,69 @@ pub fn echo_reply(identifier: u16, sequence: u16, data: &[u8]) -> Vec<u8> {
 fn fill_checksum(message: &mut [u8]) {
     let sum = checksum::finish(checksum::add(0, message));
     message[2..4].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::udp::emit_header;
+
+    fn error(offender: &[u8]) -> Vec<u8> {
+        let (here, there) = (Ipv4Addr::new(10, 88, 0, 2), Ipv4Addr::new(10, 88, 0, 1));
+        IcmpError::PortUnreachable.emit(here, there, offender)[IPV4_LEN..].to_vec()
+    }
+
+    fn datagram() -> Vec<u8> {
+        let from = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 4000);
+        let to = SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 2), 53);
+        let header = Ipv4Header {
+            source: *from.ip(),
+            destination: *to.ip(),
+            protocol: PROTOCOL_UDP,
+            ttl: 64,
+            traffic_class: 0,
+            identification: 0,
+            fragment: 0,
+            payload_len: 8,
+        };
+        [&header.emit()[..], &emit_header(from, to, &[])].concat()
+    }
+
+    #[test]
+    fn the_datagram_that_an_error_is_about_is_found() {
+        let (from, to) = quoted_datagram(&error(&datagram())).unwrap();
+        assert_eq!(from.to_string(), "192.0.2.1:4000");
+        assert_eq!(to.to_string(), "10.88.0.2:53");
+    }
+
+    #[test]
+    fn a_quote_that_is_no_datagram_is_none() {
+        let whole = error(&datagram());
+        for len in 0..ICMP_LEN + IPV4_LEN + 4 {
+            assert_eq!(quoted_datagram(&whole[..len]), None, "{len} bytes");
+        }
+        for (at, byte) in [(0, 0x65), (0, 0x44), (0, 0x4f), (9, 6), (7, 1)] {
+            let mut quote = datagram();
+            quote[at] = byte;
+            assert_eq!(quoted_datagram(&error(&quote)), None, "byte {at} is {byte:#x}");
+        }
+    }
+
+    #[test]
+    fn errors_read_what_they_write() {
+        for error in [
+            IcmpError::NetUnreachable,
+            IcmpError::HostUnreachable,
+            IcmpError::ProtocolUnreachable,
+            IcmpError::PortUnreachable,
+            IcmpError::FragmentationNeeded(1280),
+            IcmpError::AdministrativelyProhibited,
+            IcmpError::TtlExceeded,
+        ] {
+            let (kind, code) = error.type_and_code();
+            assert_eq!(IcmpError::from_icmp(kind, code, 1280), Some(error));
+        }
+        assert_eq!(IcmpError::from_icmp(5, 0, 0), None);
+        assert_eq!(IcmpError::from_icmp6(1, 4, 0), Some(IcmpError::PortUnreachable));
+    }
 }

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use super::{Worker, WorkerCommand, WorkerEvent};
 use crate::gateway::names::NameService;
-use crate::host::sys::{SysHost, SysListener};
+use crate::host::sys::{SysHost, SysPublishedSocket};
 use crate::host::{Readiness, Token, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 256;
 
 /// The control thread's end of a running worker.
 pub struct WorkerHandle<P> {
-    commands: mpsc::Sender<WorkerCommand<P, SysListener>>,
+    commands: mpsc::Sender<WorkerCommand<P, SysPublishedSocket>>,
     wake: Arc<OwnedFd>,
     poller: Arc<OwnedFd>,
 }
@@ -37,7 +37,7 @@ impl<P> Clone for WorkerHandle<P> {
 
 impl<P> WorkerHandle<P> {
     /// Gives the worker a command. The descriptors of a port must have been [watched](Self::watch) before.
-    pub fn send(&self, command: WorkerCommand<P, SysListener>) {
+    pub fn send(&self, command: WorkerCommand<P, SysPublishedSocket>) {
         // A worker that has ended takes no commands, and its end is noticed by who joined it.
         if self.commands.send(command).is_ok() {
             let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
@@ -63,7 +63,7 @@ impl<P> WorkerHandle<P> {
 /// A worker about to run.
 pub struct WorkerLoop<P: Port, N> {
     worker: Worker<P, SysHost, N>,
-    commands: mpsc::Receiver<WorkerCommand<P, SysListener>>,
+    commands: mpsc::Receiver<WorkerCommand<P, SysPublishedSocket>>,
     wake: Arc<OwnedFd>,
     poller: Arc<OwnedFd>,
     start: std::time::Instant,

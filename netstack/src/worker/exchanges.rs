@@ -9,7 +9,7 @@ use slab::Slab;
 
 use crate::command::Transport;
 use crate::gateway::names::Reply;
-use crate::host::{Datagram, Host, Readiness, Stream, Token, TokenKind};
+use crate::host::{Arrival, Datagram, Host, Readiness, Stream, Token, TokenKind};
 
 /// Questions under way.
 pub(super) struct Exchanges<H: Host> {
@@ -51,7 +51,7 @@ impl<H: Host> Exchanges<H> {
         let socket = match transport {
             Transport::Udp => {
                 let mut socket = host.open_udp(resolver, token)?;
-                socket.send(&message)?;
+                socket.send(&message, None, None)?;
                 Socket::Datagram(socket)
             }
             Transport::Tcp => {
@@ -94,7 +94,11 @@ impl<H: Host> Exchanges<H> {
         match &mut exchange.socket {
             Socket::Datagram(socket) => loop {
                 match socket.receive(buffer) {
-                    Ok(len) => hear(number, Reply::Message(&buffer[..len])),
+                    Ok(Arrival { len, segment_size, .. }) => {
+                        for message in buffer[..len].chunks(segment_size.max(1)) {
+                            hear(number, Reply::Message(message));
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => return hear(number, Reply::Failed),

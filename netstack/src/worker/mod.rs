@@ -21,7 +21,7 @@ use self::slot::Slot;
 use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
-use crate::host::{Host, Listener, Readiness, Token, TokenKind};
+use crate::host::{Host, Listener, PublishedSocket, Readiness, Token, TokenKind};
 use crate::ids::{ForwardId, MacAddr, PortId};
 use crate::port::{MAX_FRAME, Port, Receive};
 use crate::switch::directory::Directory;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MAX_ACCEPTS: usize = 16;
 
 /// What the control thread tells a worker.
-pub enum WorkerCommand<P, L> {
+pub enum WorkerCommand<P, S> {
     /// Puts a port into a slot, or changes the one that is there.
     SetPort {
         /// Which slot; the control thread chooses it.
@@ -69,10 +69,10 @@ pub enum WorkerCommand<P, L> {
         slot: u16,
         /// The forward's definition.
         spec: ForwardSpec,
-        /// Its listener.
-        listener: L,
+        /// What clients come to.
+        socket: S,
     },
-    /// Closes a listener.
+    /// Closes the socket of a published port.
     RemoveForward {
         /// Which slot.
         slot: u16,
@@ -169,7 +169,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn share_descriptors(&mut self) {
         let ports = self.slots.iter().flatten().count().max(1);
         // A published port takes two: the worker's and the copy that control may ask for.
-        let published: usize = self.slots.iter().flatten().map(|slot| slot.forwards.len()).sum();
+        let published = |slot: &Slot<P, H>| slot.forwards.len() + slot.gateway.published.openings();
+        let published: usize = self.slots.iter().flatten().map(published).sum();
         let share = self.descriptors.saturating_sub(2 * published) / ports;
         for slot in self.slots.iter_mut().flatten() {
             slot.gateway.set_share(share);
@@ -192,19 +193,24 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     /// Carries out a command.
-    pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H::Listener>) {
+    pub fn handle_command(
+        &mut self,
+        now: Instant,
+        command: WorkerCommand<P, PublishedSocket<H::Listener, H::Datagram>>,
+    ) {
         match command {
             WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
             WorkerCommand::Plug { slot, port, io, before } => {
                 self.plug(now, slot, port, io, &before);
             }
             WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
-            WorkerCommand::SetForward { slot, spec, listener } => {
-                self.set_forward(slot, spec, listener);
+            WorkerCommand::SetForward { slot, spec, socket } => {
+                self.set_forward(slot, spec, socket);
             }
             WorkerCommand::RemoveForward { slot, forward } => {
                 if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
                     slot.forwards.retain(|_, open| open.spec.id != forward);
+                    slot.gateway.published.close(forward);
                 }
                 self.share_descriptors();
             }
@@ -268,17 +274,29 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self.handle_frames(now, slot);
     }
 
-    fn set_forward(&mut self, slot: u16, spec: ForwardSpec, listener: H::Listener) {
+    fn set_forward(
+        &mut self,
+        slot: u16,
+        spec: ForwardSpec,
+        socket: PublishedSocket<H::Listener, H::Datagram>,
+    ) {
         if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
             open.forwards.retain(|_, forward| forward.spec.id != spec.id);
-            let entry = open.forwards.vacant_entry();
-            let index = u32::try_from(entry.key()).expect("forwards are few");
-            let token = Token { port: slot, kind: TokenKind::Listener, index };
-            match self.host.watch_listener(&listener, token) {
-                Ok(()) => {
-                    entry.insert(slot::Forward { spec, listener });
+            let watched = match socket {
+                PublishedSocket::Tcp(listener) => {
+                    let entry = open.forwards.vacant_entry();
+                    let index = u32::try_from(entry.key()).expect("forwards are few");
+                    let token = Token { port: slot, kind: TokenKind::Listener, index };
+                    self.host.watch_listener(&listener, token).map(|()| {
+                        entry.insert(slot::Forward { spec, listener });
+                    })
                 }
-                Err(error) => tracing::error!(%error, "a listener cannot be watched"),
+                PublishedSocket::Udp(socket) => {
+                    open.gateway.published.open(&mut self.host, slot, spec, socket)
+                }
+            };
+            if let Err(error) = watched {
+                tracing::error!(%error, "the socket of a published port cannot be watched");
             }
         }
         self.share_descriptors();
@@ -337,7 +355,11 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             TokenKind::Frames => self.handle_frames(now, token.port),
             TokenKind::Names => self.handle_exchange(now, token.index, readiness),
             TokenKind::Commands => {}
-            TokenKind::Tcp | TokenKind::Udp | TokenKind::Echo | TokenKind::Listener => {
+            TokenKind::Tcp
+            | TokenKind::Udp
+            | TokenKind::Echo
+            | TokenKind::Listener
+            | TokenKind::Published => {
                 self.contained(token.port, |worker| worker.handle_socket(now, token, readiness));
                 self.run_names(now);
             }
@@ -425,6 +447,20 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let Some(Some(open)) = self.slots.get_mut(usize::from(token.port)) else { return };
         let Some(network) = self.directory.network(open.spec.network) else { return };
         let index = token.index as usize;
+        if token.kind == TokenKind::Published {
+            let around = slot::Surroundings {
+                now,
+                host: &mut self.host,
+                names: &mut self.names,
+                network,
+                directory: &self.directory,
+                scratch: &mut self.scratch,
+            };
+            if open.handle_published(around, index, &mut self.received) {
+                self.again.push(token);
+            }
+            return self.end_batch(now, token.port);
+        }
         let mut cx = open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
         let more = match token.kind {
             TokenKind::Tcp => {
@@ -439,7 +475,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.accept(now, token);
                 false
             }
-            TokenKind::Frames | TokenKind::Names | TokenKind::Commands => false,
+            TokenKind::Frames | TokenKind::Names | TokenKind::Commands | TokenKind::Published => {
+                false
+            }
         };
         if more {
             self.again.push(token);

@@ -8,13 +8,12 @@ use slab::Slab;
 use super::WorkerEvent;
 use crate::budget::TokenBucket;
 use crate::command::{
-    Attachment, Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, SourceRule,
-    Transport,
+    Attachment, Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, Transport,
 };
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
+use crate::gateway::destination::forward_source;
 use crate::gateway::flow::FlowContext;
-use crate::gateway::flow::tcp::ForwardSource;
 use crate::gateway::names::{self, NameService};
 use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
 use crate::host::{Host, Stream};
@@ -31,6 +30,8 @@ use crate::wire::{ETHERNET_LEN, reassembly};
 const BROADCAST_RATE: u32 = 500;
 /// Refusals of one port that are told in a second.
 const REFUSAL_RATE: u32 = 10;
+/// ICMP errors to one guest in a second.
+const ICMP_ERROR_RATE: u32 = 100;
 
 /// A port in its place.
 pub(super) struct Slot<P, H: Host> {
@@ -38,11 +39,13 @@ pub(super) struct Slot<P, H: Host> {
     pub(super) io: P,
     pub(super) counters: Counters,
     pub(super) gateway: Gateway<H>,
+    /// Published TCP ports.
     pub(super) forwards: Slab<Forward<H::Listener>>,
     /// Which life of the slot this is.
     pub(super) generation: u32,
     number: u16,
     broadcasts: TokenBucket,
+    icmp_errors: TokenBucket,
     refusals: Vec<Refusal>,
     refusal_rate: TokenBucket,
     suppressed: u64,
@@ -107,6 +110,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             generation,
             number,
             broadcasts: TokenBucket::new(BROADCAST_RATE, BROADCAST_RATE),
+            icmp_errors: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
             refusals: Vec::new(),
             refusal_rate: TokenBucket::new(REFUSAL_RATE, REFUSAL_RATE),
             suppressed: 0,
@@ -217,6 +221,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             gateway: around.network.spec.gateway,
             mtu: around.network.spec.mtu,
             slot: self.number,
+            icmp_errors: &mut self.icmp_errors,
         };
         let cx = GatewayContext {
             flow,
@@ -253,6 +258,7 @@ impl<P: Port, H: Host> Slot<P, H> {
                 gateway: network.gateway,
                 mtu: network.mtu,
                 slot: self.number,
+                icmp_errors: &mut self.icmp_errors,
             },
         }
     }
@@ -278,23 +284,27 @@ impl<P: Port, H: Host> Slot<P, H> {
             return stream.reset();
         }
         let guest = SocketAddrV4::new(self.spec.address, spec.target_port);
-        let keep = spec.source == SourceRule::Client
-            && self.spec.default_route
-            && !network.spec.internal
-            && can_be_answered(client, directory);
-        let source = if keep {
-            ForwardSource::Client(client)
-        } else {
-            ForwardSource::Gateway(network.spec.gateway)
-        };
+        let source = forward_source(&self.spec, network, directory, spec.source, client.into());
         let mut served = self.flow_context(now, host, &network.spec, scratch);
         served.gateway.tcp.handle_accepted(&mut served.flow, stream, source, guest);
+    }
+
+    /// Takes datagrams of a published port. Answers whether more waits.
+    pub(super) fn handle_published<N>(
+        &mut self,
+        around: Surroundings<'_, H, N>,
+        index: usize,
+        buffer: &mut [u8],
+    ) -> bool {
+        let (gateway, mut cx) = self.gateway_context(around);
+        gateway.handle_published(&mut cx, index, buffer)
     }
 
     /// Serves the flows that something happened to.
     pub(super) fn end_batch<N: NameService>(&mut self, around: Surroundings<'_, H, N>) {
         let (gateway, cx) = self.gateway_context(around);
         let GatewayContext { mut flow, names, network, generation, .. } = cx;
+        gateway.handle_batch_end(&mut flow);
         let mut desk = names::Desk {
             now: flow.now,
             slot: flow.slot,
@@ -349,6 +359,8 @@ impl<P: Port, H: Host> Slot<P, H> {
             let fresh = Gateway::new(seed, network.mtu, now);
             let old = std::mem::replace(&mut self.gateway, fresh);
             self.gateway.dhcp = old.dhcp;
+            self.gateway.published = old.published;
+            self.gateway.published.forget_clients();
             self.generation = generation;
         }
         self.spec = spec;
@@ -387,6 +399,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             ("tcp_flows", budget(gateway.tcp.len(), flow::tcp::MAX_FLOWS)),
             ("half_open", budget(gateway.tcp.half_open(), flow::tcp::MAX_HALF_OPEN)),
             ("udp_flows", budget(gateway.udp.len(), flow::udp::MAX_FLOWS)),
+            ("udp_clients", budget(gateway.published.len(), flow::published::MAX_CLIENTS)),
             ("icmp_flows", budget(gateway.echo.len(), flow::echo::MAX_FLOWS)),
             ("fragments", budget(gateway.reassembly.len(), reassembly::MAX_DATAGRAMS)),
             ("buffered_bytes", budget(gateway.tcp.buffered(), flow::tcp::MAX_BUFFERED)),
@@ -406,17 +419,4 @@ impl<P: Port, H: Host> Slot<P, H> {
                 .collect::<BTreeMap<_, _>>(),
         }
     }
-}
-
-/// Whether a guest whose default route is this network can answer a client at its own address. A Linux
-/// guest drops a segment from 127.0.0.1 as a martian, and an address of ours would be answered elsewhere.
-fn can_be_answered(client: SocketAddrV4, directory: &Directory) -> bool {
-    let ip = *client.ip();
-    let unroutable = ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || ip.is_broadcast()
-        || client.port() == 0;
-    !unroutable && !directory.owns(ip)
 }

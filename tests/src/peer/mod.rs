@@ -2,6 +2,7 @@
 
 mod attack;
 mod crowd;
+mod datagrams;
 mod echo;
 mod offload;
 mod raw;
@@ -15,6 +16,9 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
+        ["tell", port] => datagrams::tell(port),
+        ["say", address, text] => datagrams::say(address, text),
+        ["pester", port] => datagrams::pester(port),
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };

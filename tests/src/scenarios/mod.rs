@@ -3,6 +3,7 @@
 mod attach;
 mod attacks;
 mod command_line;
+mod datagrams;
 mod deaths;
 mod dhcp;
 mod host_exposure;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         names::SCENARIOS,
         outward::SCENARIOS,
         published::SCENARIOS,
+        datagrams::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
         dhcp::SCENARIOS,

@@ -37,13 +37,6 @@ pub(super) struct Entry<F> {
     pub(super) flow: F,
 }
 
-/// Whether another flow had to go for a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    WasThere,
-    WasMade,
-}
-
 impl<F> DatagramTable<F> {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self { bounds, index: FlowIndex::default(), flows: Slab::new(), idle: IdleQueue::default() }
@@ -57,17 +50,17 @@ impl<F> DatagramTable<F> {
         self.index.get(key)
     }
 
+    pub(super) fn get(&self, index: usize) -> Option<&F> {
+        self.flows.get(index).map(|entry| &entry.flow)
+    }
+
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry<F>> {
         self.flows.get_mut(index)
     }
 
-    /// Makes room for one more flow where there is none.
-    pub(super) fn make_room(&mut self) -> Room {
-        if self.flows.len() >= self.bounds.flows && self.evict_oldest() {
-            Room::WasMade
-        } else {
-            Room::WasThere
-        }
+    /// Makes room for one more flow where there is none; answers the flow that had to go.
+    pub(super) fn make_room(&mut self) -> Option<Entry<F>> {
+        if self.flows.len() < self.bounds.flows { None } else { self.evict_oldest() }
     }
 
     /// Adds a flow that `open` makes, given the token for its socket.
@@ -91,34 +84,77 @@ impl<F> DatagramTable<F> {
         Ok(index)
     }
 
-    /// Closes the flow that was idle longest; false when there is none.
-    pub(super) fn evict_oldest(&mut self) -> bool {
+    /// Closes the flow that was idle longest.
+    pub(super) fn evict_oldest(&mut self) -> Option<Entry<F>> {
         let flows = &self.flows;
         let oldest = self.idle.pop_oldest(|index| flows.get(index).map(|entry| entry.heard));
-        oldest.inspect(|index| self.remove(*index)).is_some()
+        oldest.map(|index| self.remove(index))
     }
 
-    /// Closes the flows that were silent for their lifetime.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        loop {
-            let flows = &self.flows;
-            let expired = self.idle.pop_expired(now, self.bounds.lifetime, |index| {
-                flows.get(index).map(|entry| entry.heard)
-            });
-            match expired {
-                Some(index) => self.remove(index),
-                None => return,
-            }
-        }
+    /// Closes a flow that was silent for its lifetime, if there is one.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Entry<F>> {
+        let flows = &self.flows;
+        let expired = self.idle.pop_expired(now, self.bounds.lifetime, |index| {
+            flows.get(index).map(|entry| entry.heard)
+        });
+        expired.map(|index| self.remove(index))
     }
 
-    /// When [`DatagramTable::handle_timeout`] has something to do.
+    /// When [`DatagramTable::expire`] may have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.idle.poll_timeout(self.bounds.lifetime)
     }
 
-    fn remove(&mut self, index: usize) {
+    /// Closes a flow before its time.
+    pub(super) fn close(&mut self, index: usize) {
+        self.remove(index);
+        // Its place in the queue is left behind; many of those would be a leak.
+        if self.idle.len() > 2 * self.bounds.flows {
+            self.idle = self.flows.iter().map(|(index, entry)| (entry.heard, index)).collect();
+        }
+    }
+
+    /// The flows, with their indexes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Entry<F>)> {
+        self.flows.iter()
+    }
+
+    fn remove(&mut self, index: usize) -> Entry<F> {
         let entry = self.flows.remove(index);
         self.index.remove(&entry.key);
+        entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use super::*;
+
+    const BOUNDS: Bounds =
+        Bounds { kind: TokenKind::Udp, flows: 4, lifetime: Duration::from_secs(300) };
+
+    fn key(port: u16) -> FlowKey {
+        let end = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        FlowKey { guest: end, remote: end }
+    }
+
+    #[test]
+    fn flows_that_are_closed_before_their_time_leave_nothing_behind() {
+        let mut table = DatagramTable::new(BOUNDS);
+        let now = Instant::from_micros(1);
+        let open = |table: &mut DatagramTable<()>, port| {
+            table.insert(now, 0, key(port), |_| Ok::<_, ()>(())).unwrap()
+        };
+        let first = open(&mut table, 1);
+        for port in 2..1000 {
+            let index = open(&mut table, port);
+            table.close(index);
+        }
+        assert!(table.idle.len() <= 2 * BOUNDS.flows, "{}", table.idle.len());
+        assert_eq!(table.find(&key(1)), Some(first));
+        assert!(table.expire(now + BOUNDS.lifetime).is_some());
+        assert_eq!(table.len(), 0);
     }
 }

@@ -14,6 +14,12 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub struct IdleQueue(BinaryHeap<Reverse<(Instant, usize)>>);
 
+impl FromIterator<(Instant, usize)> for IdleQueue {
+    fn from_iter<I: IntoIterator<Item = (Instant, usize)>>(flows: I) -> Self {
+        Self(flows.into_iter().map(Reverse).collect())
+    }
+}
+
 impl IdleQueue {
     /// Queues a flow that is active now.
     pub fn push(&mut self, now: Instant, index: usize) {

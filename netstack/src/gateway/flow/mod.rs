@@ -3,9 +3,11 @@
 //! Every flow belongs to the port whose guest speaks it. A flow is found by its [`FlowKey`] and
 //! addressed by its index, which is also in the token of its host socket.
 
+mod datagram_batch;
 mod datagram_table;
 pub mod echo;
 pub mod idle_queue;
+pub mod published;
 mod ring_memory;
 pub mod tcp;
 pub mod tcp_endpoint;
@@ -16,9 +18,11 @@ pub mod udp;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use crate::budget::TokenBucket;
 use crate::port::Port;
 use crate::port::to_guest::ToGuest;
 use crate::time::Instant;
+use crate::wire::icmp::IcmpError;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4Header, MORE_FRAGMENTS};
 
 /// The two ends of a flow, as the guest sees them.
@@ -65,9 +69,50 @@ pub struct FlowContext<'a, P, H> {
     pub mtu: u16,
     /// The port's slot, for tokens.
     pub slot: u16,
+    /// How many ICMP errors the guest may be sent (RFC 1812 4.3.2.8 asks for a limit).
+    pub icmp_errors: &'a mut TokenBucket,
+}
+
+/// Which source address a workload sees of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardSource {
+    /// The client's own.
+    Client(SocketAddrV4),
+    /// The gateway's.
+    Gateway(Ipv4Addr),
+}
+
+impl ForwardSource {
+    /// The address.
+    pub fn ip(self) -> Ipv4Addr {
+        match self {
+            Self::Client(client) => *client.ip(),
+            Self::Gateway(ip) => ip,
+        }
+    }
 }
 
 impl<P: Port, H> FlowContext<'_, P, H> {
+    /// Tells the guest what became of `packet` (an IPv4 packet of its own, or its first bytes), as often as
+    /// the rate allows. `from` is who found out, where that is another than the gateway.
+    pub fn tell(&mut self, error: IcmpError, from: Option<Ipv4Addr>, packet: &[u8]) {
+        let guest = packet.get(12..).and_then(|bytes| bytes.first_chunk());
+        let Some(guest) = guest.map(|guest| Ipv4Addr::from_octets(*guest)) else { return };
+        // RFC 791: every path takes 68 bytes; Linux believes nobody who says less than 552.
+        let error = match error {
+            IcmpError::FragmentationNeeded(mtu) => IcmpError::FragmentationNeeded(mtu.max(576)),
+            other => other,
+        };
+        let speaks = |ip: &Ipv4Addr| {
+            !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+        };
+        if speaks(&guest) && self.icmp_errors.take(self.now) {
+            let from = from.filter(speaks).unwrap_or(self.gateway);
+            let message = error.emit(from, guest, packet);
+            self.to_guest.send_ip(&message);
+        }
+    }
+
     /// Sends an IP packet to the guest: with `header` as it is where the whole fits the MTU, else in
     /// fragments under `identification`.
     pub fn send_packet(&mut self, header: Ipv4Header, identification: u16, parts: &[&[u8]]) {

@@ -19,7 +19,7 @@ use slab::Slab;
 use super::idle_queue::IdleQueue;
 use super::tcp_endpoint::{Endpoint, TcpStack};
 use super::tcp_flow::{End, Flow, Stage, TRIM_DELAY, Verdict};
-use super::{FlowContext, FlowIndex, FlowKey};
+use super::{FlowContext, FlowIndex, FlowKey, ForwardSource};
 use crate::counters::DropReason;
 use crate::gateway::names::Conversation;
 use crate::host::{Host, Readiness, Stream, Token, TokenKind};
@@ -247,10 +247,7 @@ impl<S: Stream> TcpFlows<S> {
                 return Some(key);
             }
         }
-        let ip = match source {
-            ForwardSource::Client(client) => *client.ip(),
-            ForwardSource::Gateway(ip) => ip,
-        };
+        let ip = source.ip();
         for _ in 0..=MAX_FLOWS {
             self.next_local_port = self.next_local_port.checked_add(1).unwrap_or(32_768);
             let key = FlowKey { guest, remote: SocketAddrV4::new(ip, self.next_local_port) };
@@ -556,15 +553,6 @@ impl<S: Stream> TcpFlows<S> {
     }
 }
 
-/// Which source a forwarded connection shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardSource {
-    /// The client's.
-    Client(SocketAddrV4),
-    /// The gateway's, with a free port.
-    Gateway(std::net::Ipv4Addr),
-}
-
 fn token(slot: u16, index: usize) -> Token {
     let index = u32::try_from(index).expect("a port has at most 4096 flows");
     Token { port: slot, kind: TokenKind::Tcp, index }
@@ -590,8 +578,7 @@ fn refuse<P: Port, H>(
         }
     };
     cx.to_guest.counters.drop(DropReason::NoRoute);
-    let message = unreachable.emit(cx.gateway, *key.guest.ip(), packet);
-    cx.to_guest.send_ip(&message);
+    cx.tell(unreachable, None, packet);
 }
 
 /// Answers a segment of no flow with a reset.

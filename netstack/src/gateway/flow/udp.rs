@@ -2,15 +2,18 @@
 //!
 //! Because the socket is connected, the kernel drops what anyone else sends to it: filtering is by address
 //! and port (RFC 4787 calls it address and port-dependent), so a mapping is open to nobody but its peer.
+//!
+//! Datagrams of one flow that come in one batch leave in one system call.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use super::datagram_table::{Bounds, DatagramTable, Room};
+use super::datagram_batch::Batch;
+use super::datagram_table::{Bounds, DatagramTable};
 use super::{FlowContext, FlowKey};
 use crate::counters::DropReason;
-use crate::host::{Datagram, Fragmentation, Host, TokenKind};
+use crate::host::{Bounce, Datagram, Fragmentation, Host, Peer, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::icmp::IcmpError;
@@ -22,21 +25,23 @@ pub const MAX_FLOWS: usize = 4096;
 /// How long a silent flow lives (RFC 4787 REQ-5 recommends five minutes).
 pub const LIFETIME: Duration = Duration::from_secs(300);
 const BOUNDS: Bounds = Bounds { kind: TokenKind::Udp, flows: MAX_FLOWS, lifetime: LIFETIME };
-/// Datagrams read from one socket in one go.
-const MAX_BURST: usize = 64;
-/// Bytes of a datagram quoted in an ICMP error: its IP and UDP header.
-const QUOTE_LEN: usize = IPV4_LEN + UDP_LEN;
+/// Reads of one socket in one go.
+pub(super) const MAX_BURST: usize = 64;
+/// A packet of the guest that has as many hops left as its kernel gives by default leaves with what the
+/// host gives by default; one with fewer leaves with as many as it has.
+const ORDINARY_TTL: u8 = 63;
 
 /// The UDP flows of one port.
 pub struct UdpFlows<D> {
     table: DatagramTable<Flow<D>>,
+    batch: Batch,
     identification: u16,
 }
 
 struct Flow<D> {
     socket: D,
-    fragmentation: Option<Fragmentation>,
-    quote: [u8; QUOTE_LEN],
+    options: Options,
+    quote: Quote,
 }
 
 /// One datagram (or several of equal size) of a guest.
@@ -50,6 +55,58 @@ pub struct Outgoing<'a> {
     pub segment_size: Option<u16>,
     /// What the guest's don't-fragment bit says.
     pub fragmentation: Fragmentation,
+    /// Hops that are left beyond us.
+    pub ttl: u8,
+}
+
+/// What a socket was last told of how to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    fragmentation: Option<Fragmentation>,
+    ttl: Option<u8>,
+}
+
+impl Options {
+    /// What a datagram of the guest asks for.
+    pub(super) fn of(fragmentation: Fragmentation, ttl: u8) -> Self {
+        let ttl = (ttl < ORDINARY_TTL).then_some(ttl);
+        Self { fragmentation: Some(fragmentation), ttl }
+    }
+
+    /// Makes a socket that was told `self` do as `wanted` says.
+    pub(super) fn change<D: Datagram>(&mut self, wanted: Self, socket: &mut D) {
+        if let Some(fragmentation) = wanted.fragmentation
+            && wanted.fragmentation != self.fragmentation
+        {
+            socket.set_fragmentation(fragmentation);
+        }
+        if wanted.ttl != self.ttl {
+            socket.set_ttl(wanted.ttl.unwrap_or(ORDINARY_TTL + 1));
+        }
+        *self = wanted;
+    }
+}
+
+/// What an ICMP error about a flow quotes: both headers of its last datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quote([u8; IPV4_LEN + UDP_LEN]);
+
+impl Quote {
+    pub(super) const EMPTY: Self = Self([0; IPV4_LEN + UDP_LEN]);
+
+    /// Of a guest's packet, with the options of its IP header left out.
+    pub(super) fn of(outgoing: &Outgoing<'_>) -> Self {
+        let udp = outgoing.packet.len() - outgoing.payload.len() - UDP_LEN;
+        let mut quote = Self::EMPTY;
+        quote.0[..IPV4_LEN].copy_from_slice(&outgoing.packet[..IPV4_LEN]);
+        quote.0[0] = 0x45;
+        quote.0[IPV4_LEN..].copy_from_slice(&outgoing.packet[udp..udp + UDP_LEN]);
+        quote
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl<D: Datagram> UdpFlows<D> {
@@ -57,6 +114,7 @@ impl<D: Datagram> UdpFlows<D> {
     pub fn new(seed: u64) -> Self {
         Self {
             table: DatagramTable::new(BOUNDS),
+            batch: Batch::default(),
             identification: u16::try_from(seed & 0xffff).expect("sixteen bits"),
         }
     }
@@ -76,7 +134,8 @@ impl<D: Datagram> UdpFlows<D> {
         self.table.find(key).is_some()
     }
 
-    /// Sends a guest's datagram out, on a flow that exists or, towards `to`, on a new one.
+    /// Sends a guest's datagram out, on a flow that exists or, towards `to`, on a new one. It may wait for
+    /// [`UdpFlows::handle_batch_end`].
     pub fn handle_datagram<P: Port, H: Host<Datagram = D>>(
         &mut self,
         cx: &mut FlowContext<'_, P, H>,
@@ -90,27 +149,38 @@ impl<D: Datagram> UdpFlows<D> {
                 Ok(index) => index,
                 Err(error) => {
                     cx.to_guest.counters.drop(DropReason::HostSocket);
-                    return tell(cx, &error, None, outgoing.packet);
+                    return tell(cx, &error, outgoing.packet);
                 }
             },
         };
-        let entry = self.table.get_mut(index).expect("it was found or opened");
+        let wanted = Options::of(outgoing.fragmentation, outgoing.ttl);
+        if self.table.get_mut(index).is_some_and(|entry| entry.flow.options != wanted) {
+            self.handle_batch_end(cx);
+        }
+        let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
-        let flow = &mut entry.flow;
-        flow.remember(outgoing.packet, outgoing.payload);
-        if flow.fragmentation != Some(outgoing.fragmentation) {
-            flow.socket.set_fragmentation(outgoing.fragmentation);
-            flow.fragmentation = Some(outgoing.fragmentation);
+        entry.flow.quote = Quote::of(&outgoing);
+        entry.flow.options.change(wanted, &mut entry.flow.socket);
+        if let Some(size) = outgoing.segment_size {
+            self.handle_batch_end(cx);
+            let Some(entry) = self.table.get_mut(index) else { return };
+            entry.flow.send(cx, outgoing.payload, Some(usize::from(size)));
+        } else if !self.batch.add(index, outgoing.payload) {
+            self.handle_batch_end(cx);
+            self.batch.add(index, outgoing.payload);
         }
-        let sent = match outgoing.segment_size {
-            Some(size) => flow.socket.send_segmented(outgoing.payload, usize::from(size)),
-            None => flow.socket.send(outgoing.payload),
-        };
-        if let Err(error) = sent {
-            cx.to_guest.counters.drop(DropReason::HostSend);
-            let mtu = flow.socket.path_mtu();
-            tell(cx, &error, mtu, outgoing.packet);
+    }
+
+    /// Sends what waits.
+    pub fn handle_batch_end<P: Port, H: Host<Datagram = D>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+    ) {
+        if let Some(entry) = self.batch.flow().and_then(|index| self.table.get_mut(index)) {
+            let (bytes, size) = self.batch.waiting();
+            entry.flow.send(cx, bytes, size);
         }
+        self.batch.clear();
     }
 
     fn open<P: Port, H: Host<Datagram = D>>(
@@ -119,18 +189,35 @@ impl<D: Datagram> UdpFlows<D> {
         key: FlowKey,
         to: SocketAddr,
     ) -> io::Result<usize> {
-        if self.table.make_room() == Room::WasMade {
+        // A flow that goes takes nothing unsent with it.
+        self.handle_batch_end(cx);
+        if self.table.make_room().is_some() {
             cx.to_guest.counters.drop(DropReason::UdpBudget);
         }
         self.table.insert(cx.now, cx.slot, key, |token| {
             let socket = cx.host.open_udp(to, token)?;
-            Ok(Flow { socket, fragmentation: None, quote: [0; QUOTE_LEN] })
+            Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY })
         })
     }
 
+    /// The guest says that nobody hears what comes on a flow. Its socket is closed, so that the host tells
+    /// the peer the same when it sends more. Answers whether there is such a flow.
+    pub fn handle_unreachable<P: Port, H: Host<Datagram = D>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        key: &FlowKey,
+    ) -> bool {
+        self.handle_batch_end(cx);
+        self.table.find(key).inspect(|index| self.table.close(*index)).is_some()
+    }
+
     /// Closes the flow that was idle longest; false when there is none.
-    pub fn evict_oldest(&mut self) -> bool {
-        self.table.evict_oldest()
+    pub fn evict_oldest<P: Port, H: Host<Datagram = D>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+    ) -> bool {
+        self.handle_batch_end(cx);
+        self.table.evict_oldest().is_some()
     }
 
     /// A host socket became readable. `buffer` holds at least 65,535 bytes. Answers whether more waits.
@@ -143,17 +230,19 @@ impl<D: Datagram> UdpFlows<D> {
         for _ in 0..MAX_BURST {
             let Some(entry) = self.table.get_mut(index) else { return false };
             match entry.flow.socket.receive(buffer) {
-                Ok(len) => {
+                Ok(arrival) => {
                     entry.heard = cx.now;
-                    let key = entry.key;
-                    self.identification = self.identification.wrapping_add(1);
-                    send_to_guest(cx, key.remote, key.guest, &buffer[..len], self.identification);
+                    let FlowKey { guest, remote } = entry.key;
+                    let train = (&buffer[..arrival.len], arrival.segment_size);
+                    send_train(cx, remote, guest, train, &mut self.identification);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let quote = entry.flow.quote;
-                    tell(cx, &error, None, &quote);
+                    if tell_bounces(cx, &mut entry.flow.socket, |_| Some(quote)) == 0 {
+                        tell(cx, &error, quote.bytes());
+                    }
                 }
             }
         }
@@ -162,7 +251,7 @@ impl<D: Datagram> UdpFlows<D> {
 
     /// Closes the flows that were silent for [`LIFETIME`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.table.handle_timeout(now);
+        while self.table.expire(now).is_some() {}
     }
 
     /// When [`UdpFlows::handle_timeout`] has something to do.
@@ -171,13 +260,87 @@ impl<D: Datagram> UdpFlows<D> {
     }
 }
 
-impl<D> Flow<D> {
-    /// Keeps what an ICMP error about this flow will quote: both headers of the last datagram.
-    fn remember(&mut self, packet: &[u8], payload: &[u8]) {
-        let udp = packet.len() - payload.len() - UDP_LEN;
-        self.quote[..IPV4_LEN].copy_from_slice(&packet[..IPV4_LEN]);
-        self.quote[0] = 0x45;
-        self.quote[IPV4_LEN..].copy_from_slice(&packet[udp..udp + UDP_LEN]);
+impl<D: Datagram> Flow<D> {
+    fn send<P: Port, H>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        bytes: &[u8],
+        segment_size: Option<usize>,
+    ) {
+        let quote = self.quote;
+        let sending = Sending { bytes, segment_size, route: None, quote };
+        send(cx, &mut self.socket, &sending, |_| Some(quote));
+    }
+}
+
+/// What a guest's datagrams are sent with.
+pub(super) struct Sending<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Bytes of each, when they are several.
+    pub(super) segment_size: Option<usize>,
+    /// Whereto, unless the socket is connected.
+    pub(super) route: Option<Peer>,
+    /// What the guest is told is about.
+    pub(super) quote: Quote,
+}
+
+/// Sends datagrams of a guest, and tells it what came back for them or for earlier ones, which `quote_of`
+/// finds.
+pub(super) fn send<P: Port, H, D: Datagram>(
+    cx: &mut FlowContext<'_, P, H>,
+    socket: &mut D,
+    sending: &Sending<'_>,
+    quote_of: impl Fn(&Bounce) -> Option<Quote>,
+) {
+    let Sending { bytes, segment_size, route, quote } = sending;
+    let Err(mut error) = socket.send(bytes, *segment_size, *route) else { return };
+    // An error of an earlier datagram is told by the next call, which then does nothing else.
+    let bounced = tell_bounces(cx, socket, quote_of);
+    if bounced > 0 && error.raw_os_error() != Some(libc::EMSGSIZE) {
+        match socket.send(bytes, *segment_size, *route) {
+            Ok(()) => return,
+            Err(again) => error = again,
+        }
+    }
+    cx.to_guest.counters.drop(DropReason::HostSend);
+    if bounced == 0 {
+        tell(cx, &error, quote.bytes());
+    }
+}
+
+/// Tells the guest of the errors that came back to a socket; answers how many.
+pub(super) fn tell_bounces<P: Port, H, D: Datagram>(
+    cx: &mut FlowContext<'_, P, H>,
+    socket: &mut D,
+    quote_of: impl Fn(&Bounce) -> Option<Quote>,
+) -> usize {
+    let mut bounced = 0;
+    // No more than a burst may cause; the rest is told with the next.
+    while bounced < MAX_BURST
+        && let Some(bounce) = socket.take_bounce(&mut [])
+    {
+        if let Some(quote) = quote_of(&bounce) {
+            cx.tell(bounce.error, bounce.from, quote.bytes());
+        }
+        bounced += 1;
+    }
+    bounced
+}
+
+/// Sends to a guest what a host socket has brought: datagrams of one size, but for the last.
+pub(super) fn send_train<P: Port, H>(
+    cx: &mut FlowContext<'_, P, H>,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    (bytes, segment_size): (&[u8], usize),
+    identification: &mut u16,
+) {
+    if bytes.is_empty() {
+        return send_to_guest(cx, from, to, bytes, *identification);
+    }
+    for datagram in bytes.chunks(segment_size.max(1)) {
+        *identification = identification.wrapping_add(1);
+        send_to_guest(cx, from, to, datagram, *identification);
     }
 }
 
@@ -203,24 +366,12 @@ pub fn send_to_guest<P: Port, H>(
 }
 
 /// Tells a guest what became of its datagram, where ICMP has a word for it.
-fn tell<P: Port, H>(
-    cx: &mut FlowContext<'_, P, H>,
-    error: &io::Error,
-    path_mtu: Option<u16>,
-    packet: &[u8],
-) {
+pub(super) fn tell<P: Port, H>(cx: &mut FlowContext<'_, P, H>, error: &io::Error, packet: &[u8]) {
     let message = match error.kind() {
         io::ErrorKind::ConnectionRefused => IcmpError::PortUnreachable,
         io::ErrorKind::HostUnreachable => IcmpError::HostUnreachable,
         io::ErrorKind::NetworkUnreachable => IcmpError::NetUnreachable,
-        _ => match (error.raw_os_error(), path_mtu) {
-            (Some(libc::EMSGSIZE), Some(mtu)) => IcmpError::FragmentationNeeded(mtu.max(576)),
-            _ => return,
-        },
+        _ => return,
     };
-    let Some(source) = packet.get(12..16).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) else {
-        return;
-    };
-    let message = message.emit(cx.gateway, Ipv4Addr::from_octets(source), packet);
-    cx.to_guest.send_ip(&message);
+    cx.tell(message, None, packet);
 }

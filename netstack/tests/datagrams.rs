@@ -1,0 +1,355 @@
+//! UDP beyond one datagram at a time: published ports and their clients, several datagrams in one call,
+//! and the errors that come back, both ways.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use lichen_netstack::command::SourceRule;
+use lichen_netstack::host::{Bounce, Peer};
+use lichen_netstack::testing::Lab;
+use lichen_netstack::testing::frames::{
+    Received, echo_request, ethernet, packet, packet_with, udp,
+};
+use lichen_netstack::wire::icmp::IcmpError;
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+
+fn end(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+fn client(text: &str) -> Peer {
+    Peer { address: text.parse().unwrap(), local: Some([192, 0, 2, 254].into()) }
+}
+
+/// Source and payload of the UDP datagrams among what was received.
+fn datagrams(received: &[Received]) -> Vec<(SocketAddrV4, Vec<u8>)> {
+    let datagram = |frame: &Received| {
+        let payload = frame.udp()?.to_vec();
+        let ip = frame.ipv4()?;
+        let port = u16::from_be_bytes(frame.bytes[34..36].try_into().unwrap());
+        Some((SocketAddrV4::new(ip.source, port), payload))
+    };
+    received.iter().filter_map(datagram).collect()
+}
+
+/// Sender, type and code of the ICMP messages among what was received.
+fn errors(received: &[Received]) -> Vec<(Ipv4Addr, u8, u8)> {
+    let error = |frame: &Received| {
+        let message = frame.icmp()?;
+        Some((frame.ipv4()?.source, message[0], message[1]))
+    };
+    received.iter().filter_map(error).collect()
+}
+
+/// A guest's port unreachable about a datagram that it got.
+fn unreachable(got: &Received) -> Vec<u8> {
+    IcmpError::PortUnreachable.emit(GUEST, got.ipv4().unwrap().source, &got.bytes[14..])
+}
+
+#[test]
+fn a_client_is_seen_as_itself_and_answered_from_the_address_it_asked() {
+    let mut lab = Lab::new(1);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    lab.world.client_sends(socket, client("203.0.113.9:4000"), b"ask", 3);
+    lab.settle();
+    assert_eq!(datagrams(&lab.received(0)), [(end("203.0.113.9:4000"), b"ask".to_vec())]);
+    assert_eq!(lab.used(0, "udp_clients"), 1);
+
+    lab.send_ip(0, &udp(end("10.88.0.2:53"), end("203.0.113.9:4000"), b"answer"));
+    let sent = lab.world.sent(socket);
+    assert_eq!(sent[0].bytes, b"answer");
+    assert_eq!(sent[0].route, Some(client("203.0.113.9:4000")));
+    assert_eq!(lab.used(0, "udp_flows"), 0, "an answer is no flow of its own");
+}
+
+#[test]
+fn clients_that_cannot_be_answered_are_ports_of_the_gateway() {
+    let mut lab = Lab::new(1);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    for address in ["127.0.0.1:4000", "10.88.0.9:4000", "[2001:db8::1]:4000", "169.254.1.1:9"] {
+        lab.world.client_sends(socket, client(address), address.as_bytes(), 100);
+    }
+    lab.settle();
+    let seen = datagrams(&lab.received(0));
+    assert_eq!(seen.len(), 4);
+    for (source, payload) in seen {
+        assert_eq!(*source.ip(), GATEWAY);
+        lab.send_ip(0, &udp(end("10.88.0.2:53"), source, b"answer"));
+        let sent = lab.world.sent(socket);
+        let address: SocketAddr = std::str::from_utf8(&payload).unwrap().parse().unwrap();
+        assert_eq!(sent[0].route.unwrap().address, address);
+    }
+    let snat = lab.publish_udp(0, 54, SourceRule::Gateway);
+    lab.world.client_sends(snat, client("203.0.113.9:4000"), b"x", 1);
+    lab.settle();
+    assert_eq!(*datagrams(&lab.received(0))[0].0.ip(), GATEWAY);
+}
+
+#[test]
+fn one_client_of_two_ports_that_lead_to_one_is_told_apart() {
+    let mut lab = Lab::new(1);
+    // What the guest speaks to itself is taken as well.
+    lab.send_ip(0, &udp(end("10.88.0.2:53"), end("203.0.113.9:4000"), b"outward"));
+    let first = lab.publish_udp(0, 53, SourceRule::Client);
+    lab.world.client_sends(first, client("203.0.113.9:4000"), b"x", 1);
+    lab.settle();
+    let (source, _) = datagrams(&lab.received(0))[0];
+    assert_eq!(*source.ip(), Ipv4Addr::new(203, 0, 113, 9));
+    assert_ne!(source.port(), 4000);
+    lab.send_ip(0, &udp(end("10.88.0.2:53"), source, b"answer"));
+    assert_eq!(lab.world.sent(first)[0].route, Some(client("203.0.113.9:4000")));
+}
+
+#[test]
+fn nobody_else_is_answered_by_a_published_port() {
+    let mut lab = Lab::new(2);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    lab.world.client_sends(socket, client("127.0.0.1:4000"), b"x", 1);
+    lab.settle();
+    let (source, _) = datagrams(&lab.received(0))[0];
+    // Another port of the guest, another port of the gateway, another guest.
+    lab.send_ip(0, &udp(end("10.88.0.2:54"), source, b"x"));
+    lab.send_ip(0, &udp(end("10.88.0.2:53"), SocketAddrV4::new(GATEWAY, 9999), b"x"));
+    lab.send_ip(1, &udp(end("10.88.0.3:53"), source, b"x"));
+    assert!(lab.world.sent(socket).is_empty());
+    assert_eq!(lab.dropped(0, "gateway_port"), 2);
+    assert_eq!(lab.dropped(1, "gateway_port"), 1);
+}
+
+#[test]
+fn clients_are_forgotten_when_silent_when_unpublished_and_with_the_address() {
+    let mut lab = Lab::new(1);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    let ask = |lab: &mut Lab| {
+        lab.world.client_sends(socket, client("203.0.113.9:4000"), b"x", 1);
+        lab.settle();
+    };
+    ask(&mut lab);
+    lab.advance(Duration::from_secs(200));
+    ask(&mut lab);
+    lab.advance(Duration::from_secs(200));
+    assert_eq!(lab.used(0, "udp_clients"), 1, "it was heard in between");
+    lab.advance(Duration::from_secs(101));
+    assert_eq!(lab.used(0, "udp_clients"), 0);
+
+    ask(&mut lab);
+    lab.readdress(0, Ipv4Addr::new(10, 88, 0, 77));
+    assert_eq!(lab.used(0, "udp_clients"), 0);
+    lab.received(0);
+    ask(&mut lab);
+    let got = lab.received(0);
+    assert_eq!(got[0].ipv4().unwrap().destination, Ipv4Addr::new(10, 88, 0, 77));
+
+    lab.unpublish(0, 53);
+    assert_eq!(lab.used(0, "udp_clients"), 0);
+    assert_eq!(lab.world.open_sockets(), 0);
+}
+
+#[test]
+fn a_flood_of_clients_takes_neither_the_guests_flows_nor_other_networks_clients() {
+    let mut lab = Lab::new(1);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"mine"));
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    let forged = |lab: &mut Lab, from: u16| {
+        for nth in from..from + 1000 {
+            let host = (nth % 250) as u8;
+            let address = SocketAddrV4::new([203, 0, 113, host].into(), 1024 + nth);
+            let peer = Peer { address: address.into(), local: None };
+            lab.world.client_sends(socket, peer, b"x", 1);
+        }
+        lab.settle();
+        lab.received(0).len()
+    };
+    // 1500 at once, and no more of that network.
+    let all = [0, 1000, 2000].map(|from| forged(&mut lab, from));
+    assert_eq!(all, [1000, 500, 0]);
+    assert_eq!(lab.dropped(0, "client_rate"), 1500);
+    // Of loopback, whose addresses nobody can forge, all come through; the oldest make room.
+    for port in 1..=5000 {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        lab.world.client_sends(socket, Peer { address: address.into(), local: None }, b"x", 1);
+        if port % 500 == 0 {
+            lab.settle();
+            lab.received(0);
+        }
+    }
+    assert_eq!(lab.used(0, "udp_clients"), 4096);
+    assert_eq!(lab.dropped(0, "client_budget"), 1500 + 5000 - 4096);
+    assert_eq!(lab.used(0, "udp_flows"), 1);
+    // A second later the network is let in again.
+    lab.advance(Duration::from_secs(1));
+    assert_eq!(forged(&mut lab, 3000), 500);
+}
+
+#[test]
+fn a_guest_that_hears_nobody_closes_the_flow_and_nothing_else() {
+    let mut lab = Lab::new(1);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask"));
+    lab.send_ip(0, &udp(end("10.88.0.2:5001"), end("192.0.2.1:9"), b"ask"));
+    let id = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    lab.world.datagram_reply(id, Ok(b"answer".to_vec()));
+    lab.settle();
+    let got = lab.received(0);
+    lab.send_ip(0, &unreachable(&got[0]));
+    // The socket is closed, so the peer hears the same from the host.
+    assert!(!lab.world.datagram_sockets("192.0.2.1:9").contains(&id));
+    assert_eq!(lab.used(0, "udp_flows"), 1);
+    assert_eq!(lab.dropped(0, "icmp"), 0);
+
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    lab.world.client_sends(socket, client("203.0.113.9:4000"), b"x", 1);
+    lab.settle();
+    let got = lab.received(0);
+    lab.send_ip(0, &unreachable(&got[0]));
+    assert_eq!(lab.used(0, "udp_clients"), 0);
+
+    // About nothing, about another guest's, a quote that is cut: none of it means anything.
+    lab.send_ip(0, &unreachable(&got[0]));
+    let others = udp(end("192.0.2.1:9"), end("10.88.0.3:5001"), b"x");
+    lab.send_ip(0, &IcmpError::PortUnreachable.emit(GUEST, [192, 0, 2, 1].into(), &others));
+    lab.send_ip(0, &IcmpError::PortUnreachable.emit(GUEST, [192, 0, 2, 1].into(), &others[..22]));
+    let mine = udp(end("192.0.2.1:9"), end("10.88.0.2:5001"), b"x");
+    lab.send_ip(0, &IcmpError::TtlExceeded.emit(GUEST, [192, 0, 2, 1].into(), &mine));
+    assert_eq!(lab.dropped(0, "icmp"), 4);
+    assert_eq!(lab.used(0, "udp_flows"), 1);
+}
+
+#[test]
+fn errors_of_the_way_reach_the_guest_with_who_sent_them() {
+    let mut lab = Lab::new(1);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask"));
+    let id = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    let router = Ipv4Addr::new(198, 51, 100, 7);
+    let bounce = Bounce { error: IcmpError::TtlExceeded, from: Some(router), to: None, quoted: 0 };
+    lab.world.bounce(id, bounce);
+    lab.world.bounce(id, Bounce { error: IcmpError::FragmentationNeeded(1280), ..bounce });
+    // What the host's own loopback says is the gateway's word.
+    lab.world.bounce(id, Bounce { from: Some(Ipv4Addr::LOCALHOST), ..bounce });
+    lab.settle();
+    let got = lab.received(0);
+    assert_eq!(errors(&got), [(router, 11, 0), (router, 3, 4), (GATEWAY, 11, 0)]);
+    let quote = &got[0].icmp().unwrap()[8..];
+    assert_eq!(&quote[12..24], &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask")[12..24]);
+    assert_eq!(got[1].icmp().unwrap()[6..8], 1280u16.to_be_bytes());
+}
+
+#[test]
+fn an_answer_that_bounced_is_told_about_its_own_client() {
+    let mut lab = Lab::new(1);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    for address in ["203.0.113.9:4000", "203.0.113.10:4001"] {
+        lab.world.client_sends(socket, client(address), b"ask", 3);
+        lab.settle();
+        lab.send_ip(0, &udp(end("10.88.0.2:53"), end(address), b"answer"));
+    }
+    lab.received(0);
+    let from = Ipv4Addr::new(203, 0, 113, 9);
+    let to = Some("203.0.113.9:4000".parse().unwrap());
+    lab.world.bounce(
+        socket,
+        Bounce { error: IcmpError::PortUnreachable, from: Some(from), to, quoted: 0 },
+    );
+    // About somebody unknown.
+    let to = Some("203.0.113.99:1".parse().unwrap());
+    lab.world.bounce(
+        socket,
+        Bounce { error: IcmpError::PortUnreachable, from: Some(from), to, quoted: 0 },
+    );
+    lab.settle();
+    let got = lab.received(0);
+    assert_eq!(errors(&got), [(from, 3, 3)]);
+    assert_eq!(got[0].icmp().unwrap()[8 + 16..8 + 20], [203, 0, 113, 9]);
+}
+
+#[test]
+fn icmp_errors_to_a_guest_are_limited_whoever_causes_them() {
+    let mut lab = Lab::new(1);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask"));
+    let id = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    let from = Some(Ipv4Addr::new(192, 0, 2, 1));
+    for _ in 0..500 {
+        let bounce = Bounce { error: IcmpError::PortUnreachable, from, to: None, quoted: 0 };
+        lab.world.bounce(id, bounce);
+    }
+    lab.settle();
+    assert_eq!(errors(&lab.received(0)).len(), 100);
+}
+
+#[test]
+fn hops_that_are_left_are_spent_beyond_the_gateway() {
+    let mut lab = Lab::new(1);
+    let send = |lab: &mut Lab, ttl: u8, port: u16| {
+        let from = SocketAddrV4::new(GUEST, port);
+        let to = end("192.0.2.1:9");
+        let whole = udp(from, to, b"x");
+        let probe = packet_with(GUEST, *to.ip(), 17, &whole[20..], |packet| packet[8] = ttl);
+        lab.send_ip(0, &probe);
+        lab.world.datagram_sockets("192.0.2.1:9").last().copied()
+    };
+    assert_eq!(send(&mut lab, 1, 1000), None, "the gateway is the first hop");
+    assert_eq!(errors(&lab.received(0)), [(GATEWAY, 11, 0)]);
+    let id = send(&mut lab, 3, 1001).unwrap();
+    assert_eq!(lab.world.ttl(id), Some(2));
+    let id = send(&mut lab, 64, 1002).unwrap();
+    assert_eq!(lab.world.ttl(id), None, "as many as everybody has");
+
+    let probe = echo_request(GUEST, [192, 0, 2, 1].into(), 3, b"x");
+    let probe = packet_with(GUEST, [192, 0, 2, 1].into(), 1, &probe[20..], |it| it[8] = 2);
+    lab.send_ip(0, &probe);
+    let id = lab.world.datagram_sockets("192.0.2.1:0")[0];
+    assert_eq!(lab.world.ttl(id), Some(1));
+}
+
+#[test]
+fn datagrams_of_one_flow_and_size_leave_in_one_call_and_in_order() {
+    let mut lab = Lab::new(1);
+    let queue = |lab: &Lab, port: u16, payload: &[u8]| {
+        let from = SocketAddrV4::new(GUEST, port);
+        let ip = udp(from, end("192.0.2.1:9"), payload);
+        let frame = ethernet(lab.spec(0).mac, lab.gateway_mac(0), 0x0800, &ip);
+        lab.wire(0).send(frame);
+    };
+    for nth in 0..20u8 {
+        queue(&lab, 5000, &[nth; 100]);
+    }
+    queue(&lab, 5000, &[20; 40]);
+    queue(&lab, 5000, &[21; 100]);
+    queue(&lab, 5000, &[]);
+    queue(&lab, 5001, &[22; 100]);
+    lab.settle();
+    let sockets = lab.world.datagram_sockets("192.0.2.1:9");
+    let sent = lab.world.datagrams_sent(sockets[0]);
+    let firsts: Vec<Option<u8>> = sent.iter().map(|bytes| bytes.first().copied()).collect();
+    let expected: Vec<Option<u8>> = (0..22).map(Some).chain([None]).collect();
+    assert_eq!(firsts, expected);
+    assert!(sent[..20].iter().all(|bytes| bytes.len() == 100) && sent[20].len() == 40);
+    assert_eq!(lab.world.send_calls(sockets[0]), 3, "a train, the one after it, the empty one");
+    assert_eq!(lab.world.datagrams_sent(sockets[1]), [vec![22; 100]]);
+}
+
+#[test]
+fn datagrams_that_the_host_has_put_together_reach_the_guest_apart() {
+    let mut lab = Lab::new(1);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask"));
+    let id = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    lab.world.datagram_train(id, b"aaabbbc", 3);
+    let socket = lab.publish_udp(0, 53, SourceRule::Client);
+    lab.world.client_sends(socket, client("203.0.113.9:4000"), b"ddee", 2);
+    lab.settle();
+    let got: Vec<Vec<u8>> =
+        datagrams(&lab.received(0)).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(
+        got,
+        [b"aaa".to_vec(), b"bbb".to_vec(), b"c".to_vec(), b"dd".to_vec(), b"ee".to_vec()]
+    );
+}
+
+#[test]
+fn other_protocols_errors_are_nothing_to_us() {
+    let mut lab = Lab::new(1);
+    let tcp = packet(*end("192.0.2.1:9").ip(), GUEST, 6, &[0; 20]);
+    lab.send_ip(0, &IcmpError::PortUnreachable.emit(GUEST, [192, 0, 2, 1].into(), &tcp));
+    assert_eq!(lab.dropped(0, "icmp"), 1);
+}
