@@ -5,11 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use lichen_netstack::command::SourceRule;
+use lichen_netstack::frame::offload::segment;
+use lichen_netstack::frame::vnet_header::{GsoKind, VnetHeader};
 use lichen_netstack::host::{Bounce, Peer};
+use lichen_netstack::port::Offloads;
 use lichen_netstack::testing::Lab;
 use lichen_netstack::testing::frames::{
     Received, echo_request, ethernet, packet, packet_with, udp,
 };
+use lichen_netstack::wire::headers::{ChecksumState, Headers};
 use lichen_netstack::wire::icmp::IcmpError;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -344,6 +348,40 @@ fn datagrams_that_the_host_has_put_together_reach_the_guest_apart() {
         got,
         [b"aaa".to_vec(), b"bbb".to_vec(), b"c".to_vec(), b"dd".to_vec(), b"ee".to_vec()]
     );
+}
+
+#[test]
+fn a_guest_that_cuts_large_datagrams_itself_gets_them_whole() {
+    let mut lab = Lab::with_offloads(1, Offloads::ChecksumTcpAndUdp);
+    lab.send_ip(0, &udp(end("10.88.0.2:5000"), end("192.0.2.1:9"), b"ask"));
+    let id = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    // Put together by the host, and by us.
+    lab.world.datagram_train(id, &[1; 2000], 1000);
+    lab.world.datagram_reply(id, Ok(vec![2; 1000]));
+    lab.world.datagram_reply(id, Ok(vec![3; 10]));
+    // Too large to be a piece: each goes in fragments of its own.
+    lab.world.datagram_train(id, &[4; 4000], 2000);
+    lab.settle();
+    let wire = lab.wire(0).clone();
+    let frames: Vec<Vec<u8>> = std::iter::from_fn(|| wire.take()).collect();
+    assert_eq!(frames.len(), 1 + 4);
+    let large = VnetHeader::parse(frames[0][..12].try_into().unwrap()).unwrap();
+    assert_eq!(large.gso.map(|gso| (gso.kind, gso.size)), Some((GsoKind::UdpL4, 1000)));
+    assert_eq!(frames[0].len(), 12 + 14 + 20 + 8 + 3010);
+    // What a kernel makes of it: all pieces, each with a right checksum.
+    let headers = Headers::parse(&frames[0][12..], large.checksum_state()).unwrap();
+    let mut pieces = Vec::new();
+    segment(&frames[0][12..], &headers, large.gso.unwrap(), |piece| {
+        let parsed = Headers::parse(&piece[12..], ChecksumState::Full);
+        assert!(parsed.is_ok(), "{parsed:?}");
+        pieces.push(piece.len() - 12 - 42);
+    })
+    .unwrap();
+    assert_eq!(pieces, [1000, 1000, 1000, 10]);
+    for frame in &frames[1..] {
+        assert!(frame.len() <= 12 + 14 + 1500);
+        assert_eq!(VnetHeader::parse(frame[..12].try_into().unwrap()).unwrap().gso, None);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! test [--quick] [NAME...]  everything that must pass; with names, those end-to-end scenarios only
 //! check                     format, lints, documentation
 //! demo                      the product within a screen
-//! bench [ROUNDS]            the speed tables of docs/performance.md
+//! bench [ROUNDS] [PART...]  the speed tables of docs/performance.md; parts: throughput, datagrams, latency, rings
 //! deny                      licenses and sources of the dependencies
 //! ```
 //!
@@ -24,7 +24,8 @@ use std::process::ExitCode;
 
 use step::Failed;
 
-const USAGE: &str = "usage: ./x test [--quick] [NAME...] | check | demo | bench [ROUNDS] | deny";
+const USAGE: &str =
+    "usage: ./x test [--quick] [NAME...] | check | demo | bench [ROUNDS] [PART...] | deny";
 
 fn main() -> ExitCode {
     let root =
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         ["test", names @ ..] => test::scenarios(names),
         ["check"] => check::all(),
         ["demo"] => demo::run(),
-        ["bench", rounds @ ..] => bench::run(rounds),
+        ["bench", words @ ..] => bench::run(words),
         ["deny"] => deny::run(),
         _ => Err(Failed::new(USAGE)),
     };

@@ -20,19 +20,30 @@ pub struct UdpHeader {
     pub payload_len: usize,
 }
 
+/// The header of a datagram of `len` bytes, its own included, whose checksum is left to who receives it:
+/// the field holds the pseudo-header's sum.
+pub fn emit_partial_header(from: SocketAddrV4, to: SocketAddrV4, len: usize) -> [u8; UDP_LEN] {
+    let sum = checksum::pseudo_header(*from.ip(), *to.ip(), PROTOCOL_UDP, len);
+    fields(from, to, len, checksum::fold(sum))
+}
+
 /// The header of a datagram with its checksum, over IPv4.
 pub fn emit_header(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> [u8; UDP_LEN] {
     let len = UDP_LEN + payload.len();
-    let mut header = [0; UDP_LEN];
-    header[0..2].copy_from_slice(&from.port().to_be_bytes());
-    header[2..4].copy_from_slice(&to.port().to_be_bytes());
-    let len16 = u16::try_from(len).expect("datagrams are below 64 KiB");
-    header[4..6].copy_from_slice(&len16.to_be_bytes());
+    let header = fields(from, to, len, 0);
     let sum = checksum::pseudo_header(*from.ip(), *to.ip(), PROTOCOL_UDP, len);
     let sum = match checksum::finish(checksum::add(checksum::add(sum, &header), payload)) {
         0 => 0xffff,
         sum => sum,
     };
-    header[6..8].copy_from_slice(&sum.to_be_bytes());
+    fields(from, to, len, sum)
+}
+
+fn fields(from: SocketAddrV4, to: SocketAddrV4, len: usize, sum: u16) -> [u8; UDP_LEN] {
+    let len = u16::try_from(len).expect("datagrams are below 64 KiB");
+    let mut header = [0; UDP_LEN];
+    for (at, field) in [from.port(), to.port(), len, sum].into_iter().enumerate() {
+        header[2 * at..2 * at + 2].copy_from_slice(&field.to_be_bytes());
+    }
     header
 }

@@ -124,7 +124,7 @@ pub struct Worker<P: Port, H: Host, N> {
     slots: Vec<Option<Slot<P, H>>>,
     directory: Arc<Directory>,
     exchanges: Exchanges<H>,
-    /// A frame on its way in.
+    /// A frame on its way in, or datagrams of the host's.
     received: Vec<u8>,
     /// A frame on its way out.
     scratch: Vec<u8>,
@@ -152,7 +152,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             slots: Vec::new(),
             directory: Arc::default(),
             exchanges: Exchanges::default(),
-            received: vec![0; MAX_FRAME],
+            received: vec![0; 2 * MAX_FRAME],
             scratch: vec![0; MAX_FRAME],
             events: VecDeque::new(),
             seed,

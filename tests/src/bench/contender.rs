@@ -5,7 +5,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use crate::lab::address::{GATEWAY, HOST, UPSTREAM};
-use crate::lab::{Background, Lab, eventually, run};
+use crate::lab::{Background, Lab, comes_true, eventually, run};
 
 /// iperf3's own port, on the host's loopback and in a workload.
 pub(super) const IPERF: &str = "5201";
@@ -84,7 +84,17 @@ impl Contender {
         match self {
             Self::Loopback => lab.person(&["sh", "-c", program.split_once("; ").expect("above").1]),
             Self::Lichen => {
-                let options = ["run", "--allow-host", IPERF, "--allow-host", ECHO, "--"];
+                let udp = format!("{IPERF}/udp");
+                let options = [
+                    "run",
+                    "--allow-host",
+                    IPERF,
+                    "--allow-host",
+                    &udp,
+                    "--allow-host",
+                    ECHO,
+                    "--",
+                ];
                 lab.lichen_with(&[&options[..], &inside].concat())
             }
             Self::Pasta1500 => lab.person(&[&pasta("1500", "none")[..], &inside].concat()),
@@ -122,10 +132,8 @@ impl Contender {
             }
         };
         let server = Background::start(&mut command, &lab.path("logs"));
-        eventually("the published iperf3 listens", || {
-            server.printed().contains("Server listening")
-        });
-        Some((server, address, port))
+        let listens = comes_true(|| server.printed().contains("Server listening"));
+        listens.then_some((server, address, port))
     }
 }
 

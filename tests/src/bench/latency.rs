@@ -1,11 +1,12 @@
 //! One byte there, one byte back, for ten seconds.
 
 use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::contender::{Contender, ECHO};
-use crate::lab::{Background, Lab, run};
+use crate::lab::{Background, Lab, try_within};
 
 /// What the cores do between two packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,10 +44,11 @@ pub(super) fn measure(lab: &Lab, contender: Contender, cores: Cores) -> Option<L
     };
     let program = lab.path("bin/lichen-lab").display().to_string();
     let asking = [&program, "peer", "ask", contender.host_address(), ECHO, "10"];
-    let outcome = run(&mut contender.command(lab, &asking));
+    let outcome = try_within(Duration::from_secs(40), &mut contender.command(lab, &asking));
     drop(spinners);
+    let printed = outcome.as_ref().map_or("", |outcome| &outcome.out);
     let figures: Vec<f64> =
-        outcome.out.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [exchanges, p50_microseconds, p99_microseconds] = figures[..] else {
         eprintln!("{} latency: no figure: {outcome:?}", contender.name());
         return None;

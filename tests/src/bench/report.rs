@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Measurements;
 use super::contender::Contender;
+use super::datagrams::{DIRECTIONS, SIZES};
 use super::latency::Cores;
 use super::summary::Spread;
 use super::throughput::Direction;
@@ -22,7 +23,8 @@ pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
     for (name, version) in &versions {
         println!("- {name}: {version}");
     }
-    print!("\n{}\n{}\n{}", throughput(measured), ratios(measured), latency(measured));
+    print!("\n{}\n{}\n", throughput(measured), ratios(measured));
+    print!("{}\n{}\n{}", datagrams(measured), datagram_ratios(measured), latency(measured));
     if let Some(folder) = Path::new(RAW).parent() {
         fs::create_dir_all(folder)?;
     }
@@ -118,6 +120,79 @@ fn ratios(measured: &Measurements) -> String {
                 _ => "–".to_owned(),
             }
         });
+        table.push_str(&format!("| {} | {} |\n", other.name(), cells.join(" | ")));
+    }
+    table
+}
+
+/// The four kinds of runs with datagrams, with their headings.
+fn datagram_kinds() -> Vec<(String, &'static str, Direction)> {
+    let kinds = SIZES.into_iter().flat_map(|size| DIRECTIONS.map(|direction| (size, direction)));
+    kinds
+        .map(|(size, direction)| (format!("{size} B {}", direction.name()), size, direction))
+        .collect()
+}
+
+impl Measurements {
+    /// Rates and losses.
+    fn datagrams(
+        &self,
+        contender: Contender,
+        size: &str,
+        direction: Direction,
+    ) -> Option<(Spread, Spread)> {
+        let of = |figure: fn(&super::Datagrams) -> f64| {
+            let runs = self.datagrams.iter().filter(|run| {
+                run.contender == contender && run.size == size && run.direction == direction
+            });
+            Spread::of(&runs.map(figure).collect::<Vec<f64>>())
+        };
+        Some((of(|run| run.thousands_per_second)?, of(|run| run.lost)?))
+    }
+}
+
+fn heading(title: &str) -> String {
+    let kinds = datagram_kinds();
+    let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
+    let line = "| --- ".repeat(names.len() + 1);
+    format!("{title}\n\n| | {} |\n{line}|\n", names.join(" | "))
+}
+
+/// Median, extremes in brackets, the median of what was lost after the semicolon.
+fn datagrams(measured: &Measurements) -> String {
+    let mut table =
+        heading("UDP, thousand datagrams a second at the receiver: median (least–most); lost");
+    for contender in Contender::rotated(0) {
+        let cells: Vec<String> = datagram_kinds()
+            .into_iter()
+            .map(|(_, size, direction)| match measured.datagrams(contender, size, direction) {
+                Some((rate, lost)) => format!(
+                    "{:.0} ({:.0}–{:.0}); {:.0} %",
+                    rate.median, rate.least, rate.most, lost.median
+                ),
+                None => "–".to_owned(),
+            })
+            .collect();
+        table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
+    }
+    table
+}
+
+fn datagram_ratios(measured: &Measurements) -> String {
+    let mut table = heading("lichen's median over");
+    for other in Contender::rotated(0).into_iter().filter(|other| *other != Contender::Lichen) {
+        let cells: Vec<String> = datagram_kinds()
+            .into_iter()
+            .map(|(_, size, direction)| {
+                let of = |contender| measured.datagrams(contender, size, direction);
+                match (of(Contender::Lichen), of(other)) {
+                    (Some((ours, _)), Some((theirs, _))) if theirs.median > 0.0 => {
+                        format!("{:.2}", ours.median / theirs.median)
+                    }
+                    _ => "–".to_owned(),
+                }
+            })
+            .collect();
         table.push_str(&format!("| {} | {} |\n", other.name(), cells.join(" | ")));
     }
     table

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::contender::{Contender, IPERF};
 use super::processor;
-use crate::lab::{Lab, run_within};
+use crate::lab::{Lab, try_within};
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,6 +43,8 @@ pub(super) struct Throughput {
     pub(super) gigabits_per_second: f64,
     /// Processor time of all processes of the lab, both iperf3 included, per GiB that the receiver got.
     pub(super) cpu_seconds_per_gibibyte: f64,
+    /// What iperf3 says at the end.
+    pub(super) iperf3: serde_json::Value,
 }
 
 /// Eight seconds after two that do not count, in writes of 128 KiB.
@@ -73,11 +75,11 @@ pub(super) fn measure(
         }
     };
     let before = processor::used();
-    let outcome = run_within(Duration::from_secs(40), &mut command);
+    let outcome = try_within(Duration::from_secs(40), &mut command);
     let used = processor::used().saturating_sub(before);
     drop(published);
-    let measured = parse(&outcome.out, used);
-    let Some((gigabits_per_second, cpu_seconds_per_gibibyte)) = measured else {
+    let measured = outcome.as_ref().ok().and_then(|outcome| parse(&outcome.out, used));
+    let Some((gigabits_per_second, cpu_seconds_per_gibibyte, iperf3)) = measured else {
         eprintln!("{} {}: no figure: {outcome:?}", contender.name(), direction.name());
         return None;
     };
@@ -86,13 +88,21 @@ pub(super) fn measure(
         contender.name(),
         direction.name()
     );
-    Some(Throughput { contender, direction, round, gigabits_per_second, cpu_seconds_per_gibibyte })
+    Some(Throughput {
+        contender,
+        direction,
+        round,
+        gigabits_per_second,
+        cpu_seconds_per_gibibyte,
+        iperf3,
+    })
 }
 
 /// The receiver's rate, and the time used per GiB; the two seconds that do not count used time as well.
-fn parse(report: &str, used: Duration) -> Option<(f64, f64)> {
-    let report: serde_json::Value = serde_json::from_str(report).ok()?;
-    let received = &report["end"]["sum_received"];
+fn parse(report: &str, used: Duration) -> Option<(f64, f64, serde_json::Value)> {
+    let mut report: serde_json::Value = serde_json::from_str(report).ok()?;
+    let end = report["end"].take();
+    let received = &end["sum_received"];
     let bits_per_second = received["bits_per_second"].as_f64()?;
     let counted = received["bytes"].as_f64()?;
     let omitted: f64 = report["intervals"]
@@ -102,7 +112,7 @@ fn parse(report: &str, used: Duration) -> Option<(f64, f64)> {
         .filter_map(|interval| interval["sum"]["bytes"].as_f64())
         .sum();
     let gibibytes = (counted + omitted) / f64::from(1 << 30);
-    (gibibytes > 0.0).then(|| (bits_per_second / 1e9, used.as_secs_f64() / gibibytes))
+    (gibibytes > 0.0).then(|| (bits_per_second / 1e9, used.as_secs_f64() / gibibytes, end))
 }
 
 #[cfg(test)]
@@ -115,7 +125,8 @@ mod tests {
             {"sum":{"omitted":false,"bytes":1073741824}}],
             "end":{"sum_sent":{"bits_per_second":9e9,"bytes":1},
                    "sum_received":{"bits_per_second":8e9,"bytes":1073741824}}}"#;
-        assert_eq!(parse(report, Duration::from_secs(1)), Some((8.0, 0.5)));
+        let (rate, cost, _) = parse(report, Duration::from_secs(1)).unwrap();
+        assert_eq!((rate, cost), (8.0, 0.5));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
-pub(crate) use outcome::{eventually, run, run_within};
+pub(crate) use outcome::{comes_true, eventually, run, run_within, try_within};
 pub(crate) use product::Role;
 pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 

@@ -23,6 +23,11 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
 
 #[track_caller]
 pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Outcome {
+    try_within(limit, command).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same for whom a command that does not end is no failure; the error says so.
+pub(crate) fn try_within(limit: Duration, command: &mut Command) -> Result<Outcome, String> {
     let words = format!("{command:?}");
     let started = Instant::now();
     let child = command
@@ -30,22 +35,22 @@ pub(crate) fn run_within(limit: Duration, command: &mut Command) -> Outcome {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("{words}: {error}"));
+        .map_err(|error| format!("{words}: {error}"))?;
     // Whatever holds the output open past the limit lives in a machine and ends with the lab.
     let (sender, receiver) = std::sync::mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
     let output = receiver
         .recv_timeout(limit)
-        .unwrap_or_else(|_| panic!("{words}: not over after {limit:?}"))
-        .unwrap_or_else(|error| panic!("{words}: {error}"));
+        .map_err(|_| format!("{words}: not over after {limit:?}"))?
+        .map_err(|error| format!("{words}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Outcome {
+    Ok(Outcome {
         code: output.status.code(),
         out: text(&output.stdout),
         err: text(&output.stderr),
         took: started.elapsed(),
         words,
-    }
+    })
 }
 
 impl Outcome {
@@ -65,10 +70,18 @@ impl Outcome {
 
 /// Waits for something to come true, at most ten seconds.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(comes_true(condition), "not within ten seconds: {what}");
+}
+
+/// Whether something comes true within ten seconds.
+pub(crate) fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         thread::sleep(Duration::from_millis(20));
     }
+    true
 }

@@ -13,6 +13,7 @@ pub mod tcp;
 pub mod tcp_endpoint;
 mod tcp_flow;
 pub mod tcp_guard;
+mod train;
 pub mod udp;
 
 use std::collections::HashMap;

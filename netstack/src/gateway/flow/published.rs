@@ -16,6 +16,7 @@ use slab::Slab;
 
 use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
+use super::train::Train;
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, send, send_train, tell_bounces};
 use super::{FlowContext, FlowKey, ForwardSource};
 use crate::budget::SourceLimit;
@@ -142,7 +143,7 @@ impl<D: Datagram> PublishedFlows<D> {
         self.index.clear();
     }
 
-    /// The socket of a published port became readable. `buffer` holds at least 65,535 bytes. Answers
+    /// The socket of a published port became readable. `buffer` holds at least twice 65,535 bytes. Answers
     /// whether more waits.
     pub fn handle_ready<P: Port, H: Host<Datagram = D>>(
         &mut self,
@@ -151,40 +152,70 @@ impl<D: Datagram> PublishedFlows<D> {
         buffer: &mut [u8],
         admission: &Admission<'_>,
     ) -> bool {
+        let mut train = Train::default();
+        let mut sender = None;
+        let mut more = true;
         for _ in 0..MAX_BURST {
             let Some(open) = self.openings.get_mut(opening) else { return false };
-            match open.socket.receive(buffer) {
-                Ok(arrival) => self.handle_arrival(cx, opening, buffer, &arrival, admission),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            match open.socket.receive(train.room(buffer)) {
+                Ok(arrival) => {
+                    let same = sender == arrival.peer.map(|peer| peer.address);
+                    if same && train.add(&arrival) {
+                        continue;
+                    }
+                    self.send_train(cx, opening, sender, &train, buffer);
+                    train.restart(buffer, &arrival);
+                    sender = arrival.peer.map(|peer| peer.address);
+                    if let Err(reason) = self.hear(cx, opening, &arrival, admission) {
+                        cx.to_guest.counters.drop(reason);
+                        (train, sender) = (Train::default(), None);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.tell_bounces(cx, opening),
             }
         }
-        true
+        self.send_train(cx, opening, sender, &train, buffer);
+        more
     }
 
-    fn handle_arrival<P: Port, H: Host<Datagram = D>>(
+    /// Notes that a client has sent something, and lets it in when it is new.
+    fn hear<P: Port, H: Host<Datagram = D>>(
         &mut self,
         cx: &mut FlowContext<'_, P, H>,
         opening: usize,
-        buffer: &[u8],
         arrival: &Arrival,
         admission: &Admission<'_>,
-    ) {
-        let Some(peer) = arrival.peer else { return };
+    ) -> Result<(), DropReason> {
+        let Some(peer) = arrival.peer else { return Err(DropReason::UdpHeader) };
         let client = match self.index.get(&(opening, peer.address)) {
             Some(client) => *client,
-            None => match self.admit(cx, opening, peer, admission) {
-                Ok(client) => client,
-                Err(reason) => return cx.to_guest.counters.drop(reason),
-            },
+            None => self.admit(cx, opening, peer, admission)?,
         };
-        let Some(entry) = self.clients.get_mut(client) else { return };
-        entry.heard = cx.now;
-        entry.flow.peer = peer;
-        let FlowKey { guest, remote } = entry.key;
-        let train = (&buffer[..arrival.len], arrival.segment_size);
-        send_train(cx, remote, guest, train, &mut self.identification);
+        if let Some(entry) = self.clients.get_mut(client) {
+            entry.heard = cx.now;
+            entry.flow.peer = peer;
+        }
+        Ok(())
+    }
+
+    fn send_train<P: Port, H: Host<Datagram = D>>(
+        &mut self,
+        cx: &mut FlowContext<'_, P, H>,
+        opening: usize,
+        sender: Option<SocketAddr>,
+        train: &Train,
+        buffer: &[u8],
+    ) {
+        let client = sender.and_then(|sender| self.index.get(&(opening, sender)));
+        if let Some(entry) = client.and_then(|client| self.clients.get_mut(*client)) {
+            let FlowKey { guest, remote } = entry.key;
+            send_train(cx, remote, guest, train, buffer, &mut self.identification);
+        }
     }
 
     fn admit<P: Port, H: Host<Datagram = D>>(

@@ -11,14 +11,19 @@ use std::time::Duration;
 
 use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
+use super::train::Train;
 use super::{FlowContext, FlowKey};
 use crate::counters::DropReason;
+use crate::frame::offload::MAX_SEGMENTS;
+use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
 use crate::host::{Bounce, Datagram, Fragmentation, Host, Peer, TokenKind};
 use crate::port::Port;
+use crate::port::to_guest::IP_OFFSET;
 use crate::time::Instant;
+use crate::wire::ETHERNET_LEN;
 use crate::wire::icmp::IcmpError;
 use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_LEN, Ipv4Header};
-use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN, emit_header};
+use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN, emit_header, emit_partial_header};
 
 /// Flows of one port at once.
 pub const MAX_FLOWS: usize = 4096;
@@ -220,23 +225,33 @@ impl<D: Datagram> UdpFlows<D> {
         self.table.evict_oldest().is_some()
     }
 
-    /// A host socket became readable. `buffer` holds at least 65,535 bytes. Answers whether more waits.
+    /// A host socket became readable. `buffer` holds at least twice 65,535 bytes. Answers whether more waits.
     pub fn handle_ready<P: Port, H: Host<Datagram = D>>(
         &mut self,
         cx: &mut FlowContext<'_, P, H>,
         index: usize,
         buffer: &mut [u8],
     ) -> bool {
+        let Some(FlowKey { guest, remote }) = self.table.get_mut(index).map(|entry| entry.key)
+        else {
+            return false;
+        };
+        let mut train = Train::default();
+        let mut more = true;
         for _ in 0..MAX_BURST {
-            let Some(entry) = self.table.get_mut(index) else { return false };
-            match entry.flow.socket.receive(buffer) {
+            let Some(entry) = self.table.get_mut(index) else { break };
+            match entry.flow.socket.receive(train.room(buffer)) {
                 Ok(arrival) => {
                     entry.heard = cx.now;
-                    let FlowKey { guest, remote } = entry.key;
-                    let train = (&buffer[..arrival.len], arrival.segment_size);
-                    send_train(cx, remote, guest, train, &mut self.identification);
+                    if !train.add(&arrival) {
+                        send_train(cx, remote, guest, &train, buffer, &mut self.identification);
+                        train.restart(buffer, &arrival);
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let quote = entry.flow.quote;
@@ -246,7 +261,8 @@ impl<D: Datagram> UdpFlows<D> {
                 }
             }
         }
-        true
+        send_train(cx, remote, guest, &train, buffer, &mut self.identification);
+        more
     }
 
     /// Closes the flows that were silent for [`LIFETIME`].
@@ -327,20 +343,66 @@ pub(super) fn tell_bounces<P: Port, H, D: Datagram>(
     bounced
 }
 
-/// Sends to a guest what a host socket has brought: datagrams of one size, but for the last.
+/// Sends to a guest what a host socket has brought: several datagrams as one large one where that can be cut
+/// into pieces that fit the MTU, each by itself else.
 pub(super) fn send_train<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
     from: SocketAddrV4,
     to: SocketAddrV4,
-    (bytes, segment_size): (&[u8], usize),
+    train: &Train,
+    buffer: &[u8],
     identification: &mut u16,
 ) {
+    let Some((bytes, size)) = train.datagrams(buffer) else { return };
     if bytes.is_empty() {
         return send_to_guest(cx, from, to, bytes, *identification);
     }
-    for datagram in bytes.chunks(segment_size.max(1)) {
-        *identification = identification.wrapping_add(1);
-        send_to_guest(cx, from, to, datagram, *identification);
+    let fits = IPV4_LEN + UDP_LEN + size <= usize::from(cx.mtu);
+    let at_once = if fits { MAX_SEGMENTS * size } else { size };
+    for datagrams in bytes.chunks(at_once) {
+        if datagrams.len() > size {
+            send_large(cx, from, to, datagrams, size);
+        } else {
+            *identification = identification.wrapping_add(1);
+            send_to_guest(cx, from, to, datagrams, *identification);
+        }
+    }
+}
+
+/// Sends datagrams of `size` bytes as one that is cut by who receives it.
+fn send_large<P: Port, H>(
+    cx: &mut FlowContext<'_, P, H>,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    datagrams: &[u8],
+    size: usize,
+) {
+    let udp_len = UDP_LEN + datagrams.len();
+    let header = header_to_guest(from, to, udp_len).emit();
+    let scratch = &mut cx.to_guest.scratch[IP_OFFSET..];
+    scratch[..IPV4_LEN].copy_from_slice(&header);
+    scratch[IPV4_LEN..IPV4_LEN + UDP_LEN].copy_from_slice(&emit_partial_header(from, to, udp_len));
+    scratch[IPV4_LEN + UDP_LEN..IPV4_LEN + udp_len].copy_from_slice(datagrams);
+    let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("two short headers");
+    let header_len = start + u16::try_from(UDP_LEN).expect("eight");
+    let size = u16::try_from(size).expect("it fits the MTU");
+    let vnet = VnetHeader {
+        checksum: Some(PartialChecksum { start, offset: 6 }),
+        gso: Some(Gso { kind: GsoKind::UdpL4, size, header_len, ecn: false }),
+    };
+    cx.to_guest.send_scratch(IPV4_LEN + udp_len, vnet);
+}
+
+fn header_to_guest(from: SocketAddrV4, to: SocketAddrV4, payload_len: usize) -> Ipv4Header {
+    Ipv4Header {
+        source: *from.ip(),
+        destination: *to.ip(),
+        protocol: PROTOCOL_UDP,
+        ttl: 64,
+        traffic_class: 0,
+        identification: 0,
+        fragment: DONT_FRAGMENT,
+        payload_len,
     }
 }
 
@@ -352,16 +414,7 @@ pub fn send_to_guest<P: Port, H>(
     payload: &[u8],
     identification: u16,
 ) {
-    let header = Ipv4Header {
-        source: *from.ip(),
-        destination: *to.ip(),
-        protocol: PROTOCOL_UDP,
-        ttl: 64,
-        traffic_class: 0,
-        identification: 0,
-        fragment: DONT_FRAGMENT,
-        payload_len: 0,
-    };
+    let header = header_to_guest(from, to, 0);
     cx.send_packet(header, identification, &[&emit_header(from, to, payload), payload]);
 }
 
