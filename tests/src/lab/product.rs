@@ -25,6 +25,17 @@ impl Process {
         kill_process(self.0, Signal::KILL).expect("the lab may kill it");
     }
 
+    /// Kills it, unless it has just ended.
+    pub(super) fn kill_if_there(self) -> bool {
+        kill_process(self.0, Signal::KILL).is_ok()
+    }
+
+    /// Whether it has let go of everything. One that is ending has lost its program before its sockets.
+    pub(super) fn is_gone(self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        status.is_empty() || status.contains("\nState:\tZ") || status.contains("\nState:\tX")
+    }
+
     /// A line of /proc/PID/status, without its name.
     pub(crate) fn status(self, name: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");

@@ -1,5 +1,6 @@
 //! The scenarios, by what they are about.
 
+mod amid_changes;
 mod attach;
 mod attacks;
 mod command_line;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,
+        amid_changes::SCENARIOS,
         virtual_machines::SCENARIOS,
     ]
     .concat()
