@@ -3,6 +3,7 @@
 mod attack;
 mod crowd;
 mod echo;
+mod lease;
 mod offload;
 mod raw;
 
@@ -15,6 +16,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
+        ["lease", steps] => lease::lease(steps),
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };

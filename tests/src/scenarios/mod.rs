@@ -8,6 +8,7 @@ mod deaths;
 mod dhcp;
 mod host_exposure;
 mod lab_itself;
+mod leases;
 mod names;
 mod offload;
 mod outward;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         attacks::SCENARIOS,
         deaths::SCENARIOS,
         amid_changes::SCENARIOS,
+        leases::SCENARIOS,
         virtual_machines::SCENARIOS,
     ]
     .concat()
