@@ -155,6 +155,13 @@ impl Lab {
         true
     }
 
+    /// Changes how many files a process may have open, up to its hard limit.
+    #[track_caller]
+    pub(crate) fn limit_open_files(&self, process: product::Process, count: u64) {
+        let (pid, limit) = (process.pid_on_machine(), format!("--nofile={count}:"));
+        run(&mut self.person(&["prlimit", "--pid", &pid, &limit])).success();
+    }
+
     /// The product's logs, for a person who looks for the cause of a failure.
     pub(crate) fn logs(&self) -> String {
         product::logs(&self.folder.path("home/state/lichen"))

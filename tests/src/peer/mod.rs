@@ -15,6 +15,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["ask", address, port, seconds] => echo::ask(address, port, seconds),
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
+        ["hold", address, count] => crowd::hold(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
         ["lease", steps] => lease::lease(steps),
         ["offload"] => offload::compare(),

@@ -5,6 +5,7 @@ mod attach;
 mod attacks;
 mod command_line;
 mod deaths;
+mod descriptors;
 mod dhcp;
 mod host_exposure;
 mod lab_itself;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
         dhcp::SCENARIOS,
+        descriptors::SCENARIOS,
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,
