@@ -19,6 +19,7 @@ use crate::http;
 use crate::instance::{Instance, InstanceError};
 use crate::state::{self, OpenError, Store};
 use crate::wiring::datapath_process::DatapathProcess;
+use crate::wiring::descriptors::{self, TooFew};
 use crate::wiring::namespaces::KernelNamespaces;
 use crate::wiring::resolv_conf::{self, Watching};
 
@@ -33,6 +34,8 @@ const FIRST_SYNC: Duration = Duration::from_secs(3);
 enum ControlError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error(transparent)]
@@ -70,6 +73,7 @@ fn run(role: DaemonRole) -> Result<StopDaemon, ControlError> {
     }
     let directories = Directories::prepare()?;
     start_log(role, &directories)?;
+    descriptors::raise()?;
     let instance = Instance::claim(&directories.runtime)?;
     let connection = state::open(&directories.state.database())?;
     let runtime =

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::PortId;
@@ -19,6 +19,9 @@ use crate::session::{Ended, Session};
 
 /// Events taken at once.
 const MAX_EVENTS: usize = 64;
+
+/// How long a listener rests that could not be accepted from.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the service needs of the datapath.
 pub trait Datapath: Send + 'static {
@@ -106,6 +109,8 @@ struct Place {
     state: LinkState,
     /// Monitors that were turned away because one was connected already.
     turned_away: u64,
+    /// When to accept again, while the listener is not watched.
+    paused: Option<Instant>,
 }
 
 struct Running<D> {
@@ -141,6 +146,7 @@ impl<D: Datapath> Running<D> {
                 }
             }
             self.end_the_silent();
+            self.end_pauses();
         }
     }
 
@@ -173,10 +179,11 @@ impl<D: Datapath> Running<D> {
                 // Others hold copies, so closing ours would not end the watch.
                 let _ = epoll::delete(&self.poller, &place.listener);
                 place.listener = listener;
+                place.paused = None;
             }
             None => {
                 let state = LinkState::Waiting;
-                let place = Place { listener, session: None, state, turned_away: 0 };
+                let place = Place { listener, session: None, state, turned_away: 0, paused: None };
                 self.places.insert(port, place);
             }
         }
@@ -205,10 +212,36 @@ impl<D: Datapath> Running<D> {
 
     fn accept(&mut self, port: PortId) {
         while let Some(place) = self.places.get_mut(&port) {
-            let Ok((stream, _)) = place.listener.accept() else { return };
-            // Who was connected may have said its last and gone.
-            self.serve(port);
-            self.begin(port, stream);
+            match place.listener.accept() {
+                Ok((stream, _)) => {
+                    // Who was connected may have said its last and gone.
+                    self.serve(port);
+                    self.begin(port, stream);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // No descriptor is left, most likely: who waits goes on waiting, and is heard of again
+                    // at once for as long as the listener is watched.
+                    tracing::warn!(%port, %error, "a monitor cannot be accepted yet");
+                    let _ = epoll::delete(&self.poller, &place.listener);
+                    place.paused = Some(Instant::now() + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Watches the listeners again that have rested.
+    fn end_pauses(&mut self) {
+        let now = Instant::now();
+        let rested =
+            self.places.iter().filter(|(_, place)| place.paused.is_some_and(|at| at <= now));
+        for port in rested.map(|(port, _)| *port).collect::<Vec<_>>() {
+            let place = self.places.get(&port).expect("just found");
+            let watched = self.watch(&place.listener, listener_token(port));
+            let again = watched.is_err().then(|| now + ACCEPT_PAUSE);
+            self.places.get_mut(&port).expect("just found").paused = again;
         }
     }
 
@@ -314,7 +347,8 @@ impl<D: Datapath> Running<D> {
 
     fn timeout(&self) -> Option<Timespec> {
         let deadlines = self.places.values().filter_map(|place| place.session.as_ref()?.deadline());
-        let left = deadlines.min()?.saturating_duration_since(Instant::now());
+        let pauses = self.places.values().filter_map(|place| place.paused);
+        let left = deadlines.chain(pauses).min()?.saturating_duration_since(Instant::now());
         Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),

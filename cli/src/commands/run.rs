@@ -20,8 +20,17 @@ pub(crate) fn run(arguments: &Run, format: Output, runtime: &Runtime) -> Outcome
     let lease = runtime.block_on(client.create_workload(&request))?;
     // Whatever goes wrong from here on, the name is free again at once.
     started(arguments, &lease, &client, runtime, format).inspect_err(|_| {
-        let _ = runtime.block_on(client.remove_workload(&lease.name, Force::Yes));
+        let _ = runtime.block_on(give_back(&client, &lease.name));
     })
+}
+
+/// Lets go of a workload that did not come to run. When its daemon died, the next one does it; that one may
+/// know the workload as ended and the name as another's by now, who is left alone.
+async fn give_back(client: &Client, name: &str) -> Result<(), Box<dyn Error>> {
+    if client.remove_workload(name, Force::Yes).await.is_err() {
+        daemon::connect().await?.remove_workload(name, Force::No).await?;
+    }
+    Ok(())
 }
 
 fn started(

@@ -19,17 +19,15 @@ use lichen_netstack::datapath::{CommandError, Datapath};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attachments::Attachments;
+use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
 use crate::causes::chain;
 
 /// A control that does not read for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
-/// Descriptors that flows leave to everything else: ports, listeners, resolvers, control.
-const RESERVED_DESCRIPTORS: usize = 128;
 /// How long the worker may take to tell its counters.
 const STATISTICS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -49,6 +47,8 @@ pub fn main() -> ExitCode {
 enum RoleError {
     #[error(transparent)]
     Directory(#[from] lichen_api::DirectoryError),
+    #[error(transparent)]
+    Descriptors(#[from] descriptors::TooFew),
     #[error("cannot listen on {path}")]
     Listen { path: String, source: io::Error },
     #[error("the worker cannot be started")]
@@ -60,16 +60,15 @@ enum RoleError {
 fn run() -> Result<(), RoleError> {
     // Fails for a process group leader, which then has a session of its own already.
     let _ = rustix::process::setsid();
-    let descriptors = raise_descriptor_limit();
+    let descriptors = descriptors::raise()?;
     let socket = RuntimeDirectory::prepare()?.datapath_socket();
     let listener = listen(&socket)
         .map_err(|source| RoleError::Listen { path: socket.display().to_string(), source })?;
     let seed = random().map_err(RoleError::Worker)?;
     // The two need not share a secret, and so do not.
     let names = Names::new(random().map_err(RoleError::Worker)?).map_err(RoleError::Worker)?;
-    let (worker, handle) =
-        WorkerLoop::new(names, seed, descriptors.saturating_sub(RESERVED_DESCRIPTORS))
-            .map_err(RoleError::Worker)?;
+    let (worker, handle) = WorkerLoop::new(names, seed, descriptors::for_flows(descriptors))
+        .map_err(RoleError::Worker)?;
     let (events, told) = mpsc::channel();
     let links = events.clone();
     let attachments = Attachments::new(handle.clone(), move |port, state| {
@@ -83,7 +82,7 @@ fn run() -> Result<(), RoleError> {
     let for_events = Arc::clone(&shared);
     thread::spawn(move || for_events.forward_events(&told, &statistics));
     thread::spawn(move || shared.accept(&listener, &counted));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "the datapath runs");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), descriptors, "the datapath runs");
     let result = worker.run(move |event| {
         // The receiver lives as long as the process.
         let _ = events.send(Told::Worker(event));
@@ -97,18 +96,6 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// Flows need descriptors: takes all that the hard limit allows. Workloads are not our children, so they
-/// do not inherit this. Answers how many there are.
-fn raise_descriptor_limit() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
-    let limit = getrlimit(Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 fn random() -> io::Result<u64> {

@@ -4,6 +4,7 @@ pub mod attachments;
 pub mod datapath_link;
 pub mod datapath_process;
 pub mod datapath_role;
+pub mod descriptors;
 pub mod link;
 pub mod listeners;
 pub mod name_service;

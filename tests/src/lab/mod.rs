@@ -8,6 +8,7 @@
 //! The test makes it, and dropping it ends every process in it and removes its folder: each machine has
 //! a PID namespace, whose first process is killed.
 
+mod dice;
 mod folder;
 mod init;
 mod machine;
@@ -23,9 +24,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+pub(crate) use dice::Dice;
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
-pub(crate) use outcome::{comes_true, eventually, run, run_within, try_within};
+pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within};
 pub(crate) use product::Role;
 pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 
@@ -140,6 +142,24 @@ impl Lab {
         let found = product::find(&self.host, role);
         assert!(found.len() <= 1, "{role:?}: {found:?}");
         found.first().copied()
+    }
+
+    /// Kills one of the product's processes in a role, and waits until it is gone. False when there was
+    /// none to kill.
+    pub(crate) fn kill_if_there(&self, role: Role) -> bool {
+        let found = product::find(&self.host, role);
+        let Some(process) = found.first().filter(|process| process.kill_if_there()) else {
+            return false;
+        };
+        eventually("what was killed is gone", || process.is_gone());
+        true
+    }
+
+    /// Changes how many files a process may have open, up to its hard limit.
+    #[track_caller]
+    pub(crate) fn limit_open_files(&self, process: product::Process, count: u64) {
+        let (pid, limit) = (process.pid_on_machine(), format!("--nofile={count}:"));
+        run(&mut self.person(&["prlimit", "--pid", &pid, &limit])).success();
     }
 
     /// The product's logs, for a person who looks for the cause of a failure.

@@ -25,6 +25,39 @@ impl Process {
         kill_process(self.0, Signal::KILL).expect("the lab may kill it");
     }
 
+    /// Kills it, unless it has just ended.
+    pub(super) fn kill_if_there(self) -> bool {
+        kill_process(self.0, Signal::KILL).is_ok()
+    }
+
+    /// Whether it has let go of everything. One that is ending has lost its program before its sockets.
+    pub(super) fn is_gone(self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
+        status.is_empty() || status.contains("\nState:\tZ") || status.contains("\nState:\tX")
+    }
+
+    /// How many files it may have open.
+    pub(crate) fn open_files_limit(self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.0)).expect("it runs");
+        let line = limits.lines().find(|line| line.starts_with("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().nth(3));
+        soft.and_then(|soft| soft.parse().ok()).expect("a number")
+    }
+
+    /// Its number on its machine.
+    pub(super) fn pid_on_machine(self) -> String {
+        self.status("NSpid").split_whitespace().next_back().expect("a number").to_owned()
+    }
+
+    /// Processor time that it has used, in ticks of 10 ms.
+    pub(crate) fn ticks(self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");
+        // The name before may have spaces in it; utime and stime are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').expect("its name stands in parentheses");
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
     /// A line of /proc/PID/status, without its name.
     pub(crate) fn status(self, name: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).expect("it runs");

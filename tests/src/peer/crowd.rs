@@ -27,6 +27,19 @@ pub(super) fn crowd(address: &str, count: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens as many of so many connections as it can, prints how many that were, and keeps them.
+pub(super) fn hold(address: &str, count: &str) -> io::Result<()> {
+    let count: usize = parse(count)?;
+    let mut connections: Vec<TcpStream> =
+        (0..count).filter_map(|_| TcpStream::connect(address).ok()).collect();
+    // One that was taken first and then reset was not open.
+    connections.retain(|connection| connection.take_error().is_ok_and(|error| error.is_none()));
+    println!("{} of {count} open", connections.len());
+    loop {
+        std::thread::park();
+    }
+}
+
 fn parse<T: std::str::FromStr>(text: &str) -> io::Result<T> {
     text.parse().map_err(|_| io::Error::other(format!("{text} is no number")))
 }

@@ -4,6 +4,7 @@ mod attack;
 mod crowd;
 mod datagrams;
 mod echo;
+mod lease;
 mod offload;
 mod raw;
 
@@ -15,10 +16,12 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["ask", address, port, seconds] => echo::ask(address, port, seconds),
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
+        ["hold", address, count] => crowd::hold(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
         ["tell", port] => datagrams::tell(port),
         ["say", address, text] => datagrams::say(address, text),
         ["pester", port] => datagrams::pester(port),
+        ["lease", steps] => lease::lease(steps),
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::lab::address::UPSTREAM;
-use crate::lab::{Background, Lab, Role, eventually, run, run_within};
+use crate::lab::{Background, Dice, Lab, Role, eventually, run, run_within};
 use crate::runner::scenarios;
 
 scenarios![
@@ -18,24 +18,8 @@ scenarios![
 /// How often the processes are killed, at times that differ from run to run.
 const DEATHS: u32 = 5;
 
-/// A pause of up to a second, of a seed that is printed.
-struct Pauses(u64);
-
-impl Pauses {
-    fn new() -> Self {
-        let seed = u64::from(std::process::id()) ^ 0x9e37_79b9_7f4a_7c15;
-        println!("   seed of the pauses: {seed}");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> Duration {
-        // xorshift64
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(self.0 % 1000)
-    }
-}
+/// The longest pause before a death.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A workload that sends for ten seconds, in the background.
 fn load(lab: &Lab, name: &str) -> Background {
@@ -51,9 +35,9 @@ fn load(lab: &Lab, name: &str) -> Background {
 fn control_killed_under_load_costs_no_connection(lab: &Lab) {
     let mut load = load(lab, "load");
     let datapath = lab.process(Role::Datapath).expect("a datapath");
-    let mut pauses = Pauses::new();
+    let mut dice = Dice::new();
     for _ in 0..DEATHS {
-        thread::sleep(pauses.next());
+        thread::sleep(dice.pause(PAUSE));
         lab.process(Role::Control).expect("control").kill();
         // The next call repairs.
         let list = run(&mut lab.lichen(["ps"])).success();
@@ -66,10 +50,10 @@ fn control_killed_under_load_costs_no_connection(lab: &Lab) {
 
 fn a_datapath_killed_under_load_resets_its_flows_and_comes_back(lab: &Lab) {
     lab.web_server("web", &["-p", "8080:80"]);
-    let mut pauses = Pauses::new();
+    let mut dice = Dice::new();
     for round in 0..DEATHS {
         let mut load = load(lab, &format!("load{round}"));
-        thread::sleep(pauses.next());
+        thread::sleep(dice.pause(PAUSE));
         let control = lab.process(Role::Control).expect("control");
         let killed = Instant::now();
         lab.process(Role::Datapath).expect("a datapath").kill();

@@ -1,13 +1,16 @@
 //! The scenarios, by what they are about.
 
+mod amid_changes;
 mod attach;
 mod attacks;
 mod command_line;
 mod datagrams;
 mod deaths;
+mod descriptors;
 mod dhcp;
 mod host_exposure;
 mod lab_itself;
+mod leases;
 mod names;
 mod offload;
 mod outward;
@@ -29,9 +32,12 @@ pub(crate) fn all() -> Vec<Scenario> {
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
         dhcp::SCENARIOS,
+        descriptors::SCENARIOS,
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,
+        amid_changes::SCENARIOS,
+        leases::SCENARIOS,
         virtual_machines::SCENARIOS,
     ]
     .concat()
