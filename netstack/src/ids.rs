@@ -1,6 +1,7 @@
 //! Names of things, as types, so that a port is never mistaken for a network.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -36,8 +37,16 @@ id!(
 );
 
 /// An Ethernet address (IEEE 802, 48 bits), written `02:4c:00:00:00:01`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MacAddr(pub [u8; 6]);
+
+impl Hash for MacAddr {
+    /// One word, where an array would be a length and a slice: every frame between two ports is looked up.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, g] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, g, 0, 0]));
+    }
+}
 
 impl MacAddr {
     /// `ff:ff:ff:ff:ff:ff`.

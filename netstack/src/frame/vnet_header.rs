@@ -51,6 +51,7 @@ pub enum GsoKind {
 
 impl VnetHeader {
     /// Parses the header's fixed fields; what it says of the frame is checked by [`VnetHeader::check`].
+    #[inline(always)]
     pub fn parse(bytes: &[u8; VNET_LEN]) -> Result<Self, DropReason> {
         let le16 = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let checksum = (bytes[0] & NEEDS_CSUM != 0)
@@ -101,6 +102,7 @@ impl VnetHeader {
     }
 
     /// Refuses a header that contradicts its frame, and a frame that is larger than `mtu` allows.
+    #[inline(always)]
     pub fn check(&self, headers: &Headers, frame_len: usize, mtu: u16) -> Result<(), DropReason> {
         let Network::Ipv4(ipv4) = headers.network else {
             return if self.checksum.is_some() || self.gso.is_some() {
@@ -128,6 +130,7 @@ impl VnetHeader {
         }
     }
 
+    #[inline(always)]
     fn check_gso(&self, gso: Gso, ipv4: &Ipv4, mtu: u16) -> Result<(), DropReason> {
         let transport_len = match (gso.kind, ipv4.transport) {
             (GsoKind::Tcpv4, Transport::Tcp(tcp)) => tcp.header_len,

@@ -44,8 +44,10 @@ impl<P: Port> ToGuest<'_, P> {
     /// Sends a finished Ethernet frame.
     pub fn send_ethernet(&mut self, frame: &[u8]) -> Transmit {
         self.scratch[VNET_LEN..VNET_LEN + frame.len()].copy_from_slice(frame);
-        self.scratch[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
-        deliver(self.port, self.counters, &mut self.scratch[..VNET_LEN + frame.len()], None)
+        let vnet = VnetHeader::default();
+        self.scratch[..VNET_LEN].copy_from_slice(&vnet.emit());
+        let frame = &mut self.scratch[..VNET_LEN + frame.len()];
+        deliver(self.port, self.counters, frame, &vnet, None)
     }
 
     /// Sends the IPv4 packet of `len` bytes that was built at [`IP_OFFSET`] of the scratch buffer.
@@ -55,20 +57,20 @@ impl<P: Port> ToGuest<'_, P> {
         frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&self.guest_mac.0);
         frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&self.gateway_mac.0);
         frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&[8, 0]);
-        deliver(self.port, self.counters, frame, None)
+        deliver(self.port, self.counters, frame, &vnet, None)
     }
 }
 
-/// Hands a frame (virtio-net header in front) to `port`, doing first what its guest does not do itself.
-/// `headers` saves parsing again where the caller has them.
+/// Hands a frame to `port`, doing first what its guest does not do itself. `vnet` is the virtio-net header
+/// in front of it, ours or one that was checked; `headers` saves parsing again where the caller has them.
+#[inline]
 pub fn deliver<P: Port>(
     port: &mut P,
     counters: &mut Counters,
     frame: &mut [u8],
+    vnet: &VnetHeader,
     headers: Option<&Headers>,
 ) -> Transmit {
-    let vnet = VnetHeader::parse(frame[..VNET_LEN].try_into().expect("twelve bytes"))
-        .expect("frames to a guest carry a header of ours or one that was checked");
     let offloads = port.offloads();
     let takes_gso = match vnet.gso.map(|gso| gso.kind) {
         None => true,
@@ -87,11 +89,12 @@ pub fn deliver<P: Port>(
     transmit(port, counters, frame)
 }
 
+#[inline(never)]
 fn deliver_segments<P: Port>(
     port: &mut P,
     counters: &mut Counters,
     frame: &[u8],
-    vnet: VnetHeader,
+    vnet: &VnetHeader,
     headers: Option<&Headers>,
 ) -> Transmit {
     let frame = &frame[VNET_LEN..];
@@ -125,6 +128,7 @@ fn deliver_segments<P: Port>(
     result
 }
 
+#[inline]
 fn transmit<P: Port>(port: &mut P, counters: &mut Counters, frame: &[u8]) -> Transmit {
     let result = port.transmit(frame);
     match result {

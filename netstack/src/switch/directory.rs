@@ -95,6 +95,7 @@ impl NetworkView {
     }
 
     /// The port with that Ethernet address.
+    #[inline]
     pub fn location_of(&self, mac: MacAddr) -> Option<Location> {
         self.by_mac.get(&mac).copied()
     }

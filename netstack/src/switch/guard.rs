@@ -11,6 +11,7 @@ use crate::wire::dhcp::{CLIENT_PORT, SERVER_PORT};
 use crate::wire::headers::{Headers, Ipv4, Network, Transport};
 
 /// Lets a frame of the port pass, or says why not.
+#[inline(always)]
 pub fn check(port: &PortSpec, headers: &Headers) -> Result<(), DropReason> {
     check_source(port.mac, headers.source)?;
     match &headers.network {
@@ -34,6 +35,7 @@ fn check_arp(port: &PortSpec, arp: &Arp) -> Result<(), DropReason> {
     }
 }
 
+#[inline(always)]
 fn check_ipv4(port: &PortSpec, ip: &Ipv4) -> Result<(), DropReason> {
     if ip.source == ip.destination {
         return Err(DropReason::Land);

@@ -23,6 +23,7 @@ pub enum Decision {
 }
 
 /// Decides for a frame that the guard has let through.
+#[inline(always)]
 pub fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Decision {
     if headers.destination == network.spec.gateway_mac || is_for_gateway(network, headers) {
         return Decision::Gateway;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 /// Adds `bytes` to a running sum; an odd last byte counts as the high half of a word. Only the last
 /// piece of a sum may be odd.
+#[inline]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
     let mut sum = sum;
     let mut words = bytes.chunks_exact(8);
@@ -12,13 +13,20 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
         // Two 32-bit halves added apart: a u64 holds the carries of four billion such additions.
         sum += (word >> 32) + (word & 0xffff_ffff);
     }
-    let mut rest = [0; 8];
-    rest[..words.remainder().len()].copy_from_slice(words.remainder());
-    let rest = u64::from_be_bytes(rest);
-    sum + (rest >> 32) + (rest & 0xffff_ffff)
+    let mut rest = words.remainder();
+    if let Some((word, after)) = rest.split_first_chunk::<4>() {
+        sum += u64::from(u32::from_be_bytes(*word));
+        rest = after;
+    }
+    // Not copied into a word: a copy of unknown length is a call, and most headers end before this.
+    for (byte, shift) in rest.iter().zip([24, 16, 8]) {
+        sum += u64::from(*byte) << shift;
+    }
+    sum
 }
 
 /// Folds a running sum into sixteen bits, without the final complement.
+#[inline]
 pub fn fold(sum: u64) -> u16 {
     let mut sum = (sum >> 32) + (sum & 0xffff_ffff);
     while sum > 0xffff {
@@ -28,9 +36,10 @@ pub fn fold(sum: u64) -> u16 {
 }
 
 /// The sum over the TCP and UDP pseudo-header of IPv4; `len` is the transport's length in bytes.
+#[inline]
 pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
-    let sum = add(0, &source.octets());
-    add(sum, &destination.octets()) + u64::from(protocol) + len as u64
+    let addresses = u64::from(source.to_bits()) + u64::from(destination.to_bits());
+    addresses + u64::from(protocol) + len as u64
 }
 
 /// The value of a checksum field over a finished sum.

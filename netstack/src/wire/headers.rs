@@ -104,6 +104,9 @@ impl Ipv4 {
 
 impl Headers {
     /// Parses a frame that starts with its Ethernet header.
+    // Inlined, with all that it is made of, into who judges a frame: handed back through memory in pieces
+    // and picked up whole, the headers cost more than their parsing.
+    #[inline(always)]
     pub fn parse(frame: &[u8], checksum: ChecksumState) -> Result<Self, DropReason> {
         if frame.len() < ETHERNET_LEN {
             return Err(DropReason::L2Runt);
@@ -121,6 +124,7 @@ impl Headers {
     }
 }
 
+#[inline(always)]
 fn parse_ipv4(packet: &[u8], checksum_state: ChecksumState) -> Result<Ipv4, DropReason> {
     if packet.len() < IPV4_LEN {
         return Err(DropReason::L2Runt);
@@ -141,7 +145,7 @@ fn parse_ipv4(packet: &[u8], checksum_state: ChecksumState) -> Result<Ipv4, Drop
         return Err(DropReason::IpOptions);
     }
     let fragment = be16(packet, 6);
-    let mut ipv4 = Ipv4 {
+    let ipv4 = Ipv4 {
         source: Ipv4Addr::from_bits(be32(packet, 12)),
         destination: Ipv4Addr::from_bits(be32(packet, 16)),
         protocol: packet[9],
@@ -154,11 +158,11 @@ fn parse_ipv4(packet: &[u8], checksum_state: ChecksumState) -> Result<Ipv4, Drop
         fragment_offset: usize::from(fragment & 0x1fff) * 8,
         transport: Transport::Fragment,
     };
-    if !ipv4.is_fragment() {
-        let payload = &packet[header_len..total_len];
-        ipv4.transport = parse_transport(&ipv4, payload, checksum_state)?;
+    if ipv4.is_fragment() {
+        return Ok(ipv4);
     }
-    Ok(ipv4)
+    let transport = parse_transport(&ipv4, &packet[header_len..total_len], checksum_state)?;
+    Ok(Ipv4 { transport, ..ipv4 })
 }
 
 /// Loose or strict source route (RFC 791), refused as every host on the Internet does (RFC 7126).
@@ -180,6 +184,7 @@ fn has_source_route(options: &[u8]) -> bool {
 }
 
 /// Parses the transport header in `payload`, which is exactly the IP payload of a whole packet.
+#[inline(always)]
 pub fn parse_transport(
     ipv4: &Ipv4,
     payload: &[u8],
@@ -223,6 +228,7 @@ pub fn parse_transport(
     }
 }
 
+#[inline(always)]
 fn parse_udp(payload: &[u8]) -> Option<UdpHeader> {
     if payload.len() < UDP_LEN || usize::from(be16(payload, 4)) != payload.len() {
         return None;

@@ -55,6 +55,7 @@ pub struct TcpHeader {
 
 impl TcpHeader {
     /// Parses a whole segment; `None` when it is malformed.
+    #[inline(always)]
     pub fn parse(segment: &[u8]) -> Option<Self> {
         if segment.len() < TCP_LEN {
             return None;

@@ -117,6 +117,17 @@ pub enum WorkerEvent {
     },
 }
 
+/// How a batch of frames ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Nothing waits any more.
+    All,
+    /// The turn was over first.
+    More,
+    /// No frame will ever come again.
+    Gone,
+}
+
 /// One worker's whole state.
 pub struct Worker<P: Port, H: Host, N> {
     host: H,
@@ -374,73 +385,65 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             // Its turn comes, and one is enough.
             return;
         }
-        let mut gone = false;
-        let mut more = true;
+        let mut taken = Taken::More;
         self.contained(slot, |worker| {
-            let mut bytes = 0;
-            for _ in 0..MAX_BATCH {
-                let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) else {
-                    more = false;
-                    return;
-                };
-                match open.io.receive(&mut worker.received) {
-                    Receive::Frame(len) => {
-                        worker.handle_frame(now, slot, len);
-                        bytes += len;
-                    }
-                    Receive::Malformed => open.counters.drop(DropReason::RingError),
-                    Receive::Empty => {
-                        more = false;
-                        break;
-                    }
-                    Receive::Gone => {
-                        gone = true;
-                        return;
-                    }
-                }
-                if bytes >= MAX_BATCH_BYTES {
-                    break;
-                }
+            taken = worker.take_frames(now, slot);
+            if taken != Taken::Gone {
+                worker.end_batch(now, slot);
             }
-            worker.end_batch(now, slot);
         });
-        if gone {
-            self.lose_slot(slot, "its frames come from nowhere any more");
-        } else if more {
-            self.again.push(token);
+        match taken {
+            Taken::Gone => self.lose_slot(slot, "its frames come from nowhere any more"),
+            Taken::More => self.again.push(token),
+            Taken::All => {}
         }
         self.run_names(now);
         self.flush();
     }
 
-    fn handle_frame(&mut self, now: Instant, slot: u16, len: usize) {
-        let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { return };
-        let Some(network) = self.directory.network(open.spec.network) else { return };
-        let surroundings = slot::Surroundings {
-            now,
-            host: &mut self.host,
-            names: &mut self.names,
-            network,
-            directory: &self.directory,
-            scratch: &mut self.scratch,
-        };
-        let frame = &mut self.received[..len];
-        if let Some(event) = open.note_mac(frame) {
-            self.events.push_back(event);
-        }
-        let Some(crossing) = open.handle_frame(surroundings, frame) else { return };
-        // Between two ports of one worker; with several workers the other queue goes here.
-        let delivered = match self.slots.get_mut(usize::from(crossing.to.slot)) {
-            Some(Some(receiver)) => {
-                receiver.deliver(frame, &crossing.headers);
-                self.touch(crossing.to.slot);
-                true
+    /// Takes and handles at most a batch. Who is where does not change meanwhile, so the network is looked
+    /// up once.
+    fn take_frames(&mut self, now: Instant, slot: u16) -> Taken {
+        let Self { slots, directory, host, names, received, scratch, events, touched, .. } = self;
+        let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
+        let network = directory.network(open.spec.network);
+        let mut bytes = 0;
+        for _ in 0..MAX_BATCH {
+            let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
+            let len = match open.io.receive(received) {
+                Receive::Frame(len) => len,
+                Receive::Malformed => {
+                    open.counters.drop(DropReason::RingError);
+                    continue;
+                }
+                Receive::Empty => return Taken::All,
+                Receive::Gone => return Taken::Gone,
+            };
+            bytes += len;
+            let frame = &mut received[..len];
+            if let Some(network) = network {
+                if let Some(event) = open.note_mac(frame) {
+                    events.push_back(event);
+                }
+                let around = slot::Surroundings { now, host, names, network, directory, scratch };
+                if let Some(crossing) = open.handle_frame(around, frame) {
+                    // Between two ports of one worker; with several workers the other queue goes here.
+                    let to = crossing.to.slot;
+                    if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
+                        receiver.deliver(frame, &crossing);
+                        if touched.last() != Some(&to) {
+                            touched.push(to);
+                        }
+                    } else if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
+                        open.counters.drop(DropReason::UnknownUnicast);
+                    }
+                }
             }
-            _ => false,
-        };
-        if !delivered && let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-            open.counters.drop(DropReason::UnknownUnicast);
+            if bytes >= MAX_BATCH_BYTES {
+                break;
+            }
         }
+        Taken::More
     }
 
     fn handle_socket(&mut self, now: Instant, token: Token, readiness: Readiness) {

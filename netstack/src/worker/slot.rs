@@ -82,7 +82,8 @@ pub(super) struct Surroundings<'a, H, N> {
 /// A frame for another port.
 pub(super) struct Crossing {
     pub(super) to: Location,
-    pub(super) headers: Headers,
+    headers: Headers,
+    vnet: VnetHeader,
 }
 
 /// A slot's gateway together with what its flows need.
@@ -143,6 +144,8 @@ impl<P: Port, H: Host> Slot<P, H> {
     }
 
     /// Judges a frame of the guest and handles it, unless it is for another port.
+    // Inlined for the reason that `Headers::parse` gives.
+    #[inline(always)]
     pub(super) fn handle_frame<N: NameService>(
         &mut self,
         around: Surroundings<'_, H, N>,
@@ -152,7 +155,7 @@ impl<P: Port, H: Host> Slot<P, H> {
         self.counters.bytes_from_guest += frame.len().saturating_sub(VNET_LEN) as u64;
         match self.judge(&around, frame) {
             Ok((headers, vnet, decision)) => match decision {
-                Decision::Port(to) => Some(Crossing { to, headers }),
+                Decision::Port(to) => Some(Crossing { to, headers, vnet }),
                 Decision::Drop(reason) => {
                     self.counters.drop(reason);
                     None
@@ -169,6 +172,7 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
+    #[inline(always)]
     fn judge<N>(
         &mut self,
         around: &Surroundings<'_, H, N>,
@@ -190,6 +194,7 @@ impl<P: Port, H: Host> Slot<P, H> {
         Ok((headers, vnet, decide(around.network, self.spec.mac, &headers)))
     }
 
+    #[inline(never)]
     fn enter_gateway<N: NameService>(
         &mut self,
         around: Surroundings<'_, H, N>,
@@ -264,9 +269,10 @@ impl<P: Port, H: Host> Slot<P, H> {
     }
 
     /// Takes a frame of another port.
-    pub(super) fn deliver(&mut self, frame: &mut [u8], headers: &Headers) {
+    pub(super) fn deliver(&mut self, frame: &mut [u8], crossing: &Crossing) {
+        let Crossing { headers, vnet, .. } = crossing;
         // What cannot be delivered has been counted, as the receiver's drop.
-        let _ = deliver(&mut self.io, &mut self.counters, frame, Some(headers));
+        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, Some(headers));
     }
 
     /// Takes a connection of a published port.
