@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::SVCB;
+use hickory_proto::rr::rdata::svcb::SvcParamValue;
 use hickory_proto::rr::{Name, RData, Record};
 
 const METADATA: [Ipv4Addr; 2] =
@@ -32,20 +34,39 @@ pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(Ipv4Addr) -> b
         }
         belongs && !points_inside(record, is_own)
     });
-    if message.answers.len() == before {
-        return Cleaned::Untouched;
+    if message.answers.len() != before {
+        message.authorities.clear();
+        message.additionals.clear();
+        return Cleaned::Changed(Box::new(message));
     }
-    message.authorities.clear();
-    message.additionals.clear();
-    Cleaned::Changed(Box::new(message))
+    // Some clients use what stands beside the answer.
+    let beside = message.additionals.len() + message.authorities.len();
+    message.additionals.retain(|record| !points_inside(record, is_own));
+    message.authorities.retain(|record| !points_inside(record, is_own));
+    if message.additionals.len() + message.authorities.len() == beside {
+        Cleaned::Untouched
+    } else {
+        Cleaned::Changed(Box::new(message))
+    }
 }
 
 fn points_inside(record: &Record, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
     match &record.data {
         RData::A(address) => is_inside(IpAddr::V4(address.0), is_own),
         RData::AAAA(address) => is_inside(IpAddr::V6(address.0), is_own),
+        RData::SVCB(service) => hints_inside(service, is_own),
+        RData::HTTPS(service) => hints_inside(&service.0, is_own),
         _ => false,
     }
+}
+
+/// Whether the hints of a service binding (RFC 9460 7.3), which clients connect to unasked, point inside.
+fn hints_inside(service: &SVCB, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+    service.svc_params.iter().any(|(_, value)| match value {
+        SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_inside(a.0.into(), is_own)),
+        SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|a| is_inside(a.0.into(), is_own)),
+        _ => false,
+    })
 }
 
 fn is_inside(address: IpAddr, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
@@ -74,7 +95,8 @@ fn is_inside(address: IpAddr, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool
 mod tests {
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::RecordType;
-    use hickory_proto::rr::rdata::{A, CNAME};
+    use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, HTTPS};
 
     use super::*;
 
@@ -108,13 +130,40 @@ mod tests {
             assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
         }
         for ip in ["::1", "::", "fe80::1", "::ffff:127.0.0.1", "fd00:ec2::254"] {
-            let address = RData::AAAA(hickory_proto::rr::rdata::AAAA(ip.parse().unwrap()));
+            let address = RData::AAAA(AAAA(ip.parse().unwrap()));
             assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
         }
         for ip in ["192.0.2.1", "10.0.0.1", "192.168.1.1"] {
             let address = RData::A(A(ip.parse().unwrap()));
             assert_eq!(left(&[("a.example.", address)]), 1, "{ip}");
         }
+    }
+
+    #[test]
+    fn hints_and_what_stands_beside_the_answer_point_nowhere_inside_either() {
+        let hint = |ip: &str| {
+            let value = match ip.parse().unwrap() {
+                IpAddr::V4(ip) => {
+                    (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![A(ip)])))
+                }
+                IpAddr::V6(ip) => {
+                    (SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(IpHint(vec![AAAA(ip)])))
+                }
+            };
+            SVCB::new(1, Name::root(), vec![value])
+        };
+        for (ip, kept) in [("192.0.2.1", 1), ("127.0.0.1", 0), ("10.88.0.1", 0), ("::1", 0)] {
+            assert_eq!(left(&[("a.example.", RData::HTTPS(HTTPS(hint(ip))))]), kept, "{ip}");
+            assert_eq!(left(&[("a.example.", RData::SVCB(hint(ip)))]), kept, "{ip}");
+        }
+        let mut message = reply(&[("a.example.", RData::A(A(Ipv4Addr::new(192, 0, 2, 1))))]);
+        for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 2)] {
+            message.add_additional(Record::from_rdata(name("b.example."), 60, RData::A(A(ip))));
+        }
+        let Cleaned::Changed(message) = clean(message, &mut |_| false) else {
+            panic!("the loopback is taken out");
+        };
+        assert_eq!((message.answers.len(), message.additionals.len()), (1, 1));
     }
 
     #[test]

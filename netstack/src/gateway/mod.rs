@@ -276,7 +276,7 @@ impl<H: Host> Gateway<H> {
                 return flow::tcp::reset(&mut cx.flow, &key, header);
             }
             Destination::Refused(DropReason::NoRoute) => {
-                cx.drop(DropReason::NoRoute);
+                cx.refuse(Some(Protocol::Tcp), key.remote, DropReason::NoRoute);
                 return tell(cx, ip, IcmpError::NetUnreachable, packet);
             }
             Destination::Refused(rule) => {
