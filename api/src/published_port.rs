@@ -95,7 +95,7 @@ pub struct AddPort {
     /// Left out, 127.0.0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
-    /// Ports on the host.
+    /// Ports on the host; 0 alone is one that is free, for each that it leads to.
     pub host: PortRange,
     /// Name of the workload.
     pub target: String,

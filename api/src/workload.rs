@@ -118,7 +118,7 @@ pub struct Publish {
     /// Left out, 127.0.0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
-    /// Ports on the host.
+    /// Ports on the host; 0 alone is one that is free, for each that it leads to.
     pub host: PortRange,
     /// As many ports in the workload.
     pub target_ports: PortRange,

@@ -272,8 +272,8 @@ pub(crate) enum PortCommand {
   lichen port add --host-port 9000-9009 --target web --target-port 9000-9009
   lichen port add --host-ip 0.0.0.0 --host-port 8443 --target web --target-port 443")]
 pub(crate) struct AddPort {
-    /// Port or range on the host
-    #[arg(long, value_name = "PORT[-END]", value_parser = publish::parse_range)]
+    /// Port or range on the host; 0 is one that is free
+    #[arg(long, value_name = "PORT[-END]", value_parser = publish::parse_host_range)]
     pub(crate) host_port: PortRange,
     /// Name of the workload
     #[arg(long, value_name = "NAME")]

@@ -18,7 +18,7 @@ pub(crate) struct Place {
     /// Ethernet address [default: derived from the address]
     #[arg(long, value_name = "MAC")]
     pub(crate) mac: Option<String>,
-    /// Publish a port: [HOST_IP:]HOST[-END]:PORT[-END][/tcp]
+    /// Publish a port: [[HOST_IP:]HOST[-END]:]PORT[-END][/udp]; without HOST one that is free
     #[arg(short, long = "publish", value_name = "PORTS", value_parser = publish::parse)]
     pub(crate) publish: Vec<Publish>,
     /// Let the workload reach this port of the host's loopback as host.lichen.internal:PORT

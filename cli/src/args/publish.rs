@@ -1,4 +1,6 @@
-//! The grammar of `-p`: `[HOST_IP:]HOST[-END]:PORT[-END][/tcp|/udp]`, and of ports alone.
+//! The grammar of `-p`, which is Docker's: `[[HOST_IP:]HOST[-END]:]PORT[-END][/tcp|/udp]`, and of ports alone.
+//!
+//! A host port of 0, or none, is a free one that the daemon chooses: `0:80`, `127.0.0.1::80`, `80`.
 
 use std::net::IpAddr;
 
@@ -7,9 +9,6 @@ use lichen_api::{PortRange, Publish, Transport};
 /// Why a text does not say which ports to publish.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PublishError {
-    /// Not two ports joined by a colon.
-    #[error("write HOST:PORT, for example 8080:80 or 127.0.0.1:8080:80")]
-    Shape,
     /// Not a number from 1 to 65535.
     #[error("`{0}` is not a port; use one from 1 to 65535")]
     Port(String),
@@ -29,20 +28,33 @@ pub(crate) enum PublishError {
     Protocol(String),
 }
 
+/// A free port of the host, for each that it leads to.
+const CHOSEN: PortRange = PortRange { start: 0, end: 0 };
+
 /// Reads one `-p`.
 pub(super) fn parse(text: &str) -> Result<Publish, PublishError> {
     let (ports, protocol) = split_protocol(text)?;
-    let (rest, target) = ports.rsplit_once(':').ok_or(PublishError::Shape)?;
-    // An IPv6 address has colons of its own, so it stands in brackets.
-    let (host_ip, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (Some(parse_address(address)?), host),
-        None => (None, rest),
+    let (host_ip, host, target) = match ports.rsplit_once(':') {
+        None => (None, CHOSEN, ports),
+        // An IPv6 address has colons of its own, so it stands in brackets.
+        Some((rest, target)) => match rest.rsplit_once(':') {
+            Some((address, "")) => (Some(parse_address(address)?), CHOSEN, target),
+            Some((address, host)) => {
+                (Some(parse_address(address)?), parse_host_range(host)?, target)
+            }
+            None => (None, parse_host_range(rest)?, target),
+        },
     };
-    let (host, target_ports) = (parse_range(host)?, parse_range(target)?);
-    if host.count() != target_ports.count() {
+    let target_ports = parse_range(target)?;
+    if host != CHOSEN && host.count() != target_ports.count() {
         return Err(PublishError::Lengths(host.count(), target_ports.count()));
     }
     Ok(Publish { host_ip, host, target_ports, protocol })
+}
+
+/// Reads `80`, `80-89`, or `0` for one that is free.
+pub(super) fn parse_host_range(text: &str) -> Result<PortRange, PublishError> {
+    if text == "0" { Ok(CHOSEN) } else { parse_range(text) }
 }
 
 /// Reads `80` or `80-89`.
@@ -123,6 +135,14 @@ mod tests {
     }
 
     #[test]
+    fn a_host_port_that_is_left_out_or_zero_is_chosen() {
+        assert_eq!(read("80"), (None, 0, 0, 80, 80));
+        assert_eq!(read("0:80-82/udp"), (None, 0, 0, 80, 82));
+        assert_eq!(read("0.0.0.0::80"), (Some("0.0.0.0".into()), 0, 0, 80, 80));
+        assert_eq!(read("[::1]:0:80"), (Some("::1".into()), 0, 0, 80, 80));
+    }
+
+    #[test]
     fn the_transport_stands_at_the_end() {
         assert_eq!(parse("53:53/udp").unwrap().protocol, Transport::Udp);
         assert_eq!(parse("53:53/TCP").unwrap().protocol, Transport::Tcp);
@@ -136,11 +156,11 @@ mod tests {
     fn what_is_not_ports_is_refused() {
         for text in [
             "",
-            "80",
             ":",
             "80:",
             ":80",
-            "0:80",
+            "0",
+            "0-1:80-81",
             "80:0",
             "65536:80",
             "+80:80",

@@ -11,7 +11,7 @@ use rusqlite::Transaction;
 use super::{App, Refusal, view};
 use crate::names::WorkloadName;
 use crate::state::{self, NewPort, PortRow, PortSelector, PortTarget, snapshot};
-use crate::wiring::listeners::{Reserved, reserve_all};
+use crate::wiring::listeners::{Reserved, reserve};
 
 /// Most ports in one request.
 const MAX_RANGE: usize = 256;
@@ -85,6 +85,9 @@ pub(super) struct Published {
     pub(super) reserved: Vec<(ForwardId, Reserved)>,
 }
 
+/// How often a free port is looked for that none of ours waits for.
+const CHOICES: usize = 16;
+
 /// Writes the rows and binds the sockets of those that are new, all of them or none: a socket that cannot be
 /// bound undoes the rows.
 pub(super) fn publish(
@@ -92,13 +95,42 @@ pub(super) fn publish(
     target: &PortTarget,
     new: &[NewPort],
 ) -> Result<Published, Refusal> {
-    let before: Vec<ForwardId> = state::ports(tx)?.iter().map(|row| row.id).collect();
-    let rows = state::insert_ports(tx, target, new)?;
-    let fresh: Vec<&PortRow> = rows.iter().filter(|row| !before.contains(&row.id)).collect();
-    let wanted: Vec<_> = fresh.iter().map(|row| (row.host, row.protocol)).collect();
-    let ids: Vec<ForwardId> = fresh.iter().map(|row| row.id).collect();
-    let reserved = ids.into_iter().zip(reserve_all(&wanted)?).collect();
+    let before = state::ports(tx)?;
+    let mut chosen: Vec<Reserved> = Vec::new();
+    let mut wanted = Vec::with_capacity(new.len());
+    for port in new {
+        if port.host.port() == 0 {
+            let reserved = choose(*port, &before)?;
+            wanted.push(NewPort { host: reserved.address(), ..*port });
+            chosen.push(reserved);
+        } else {
+            wanted.push(*port);
+        }
+    }
+    let rows = state::insert_ports(tx, target, &wanted)?;
+    let mut reserved = Vec::new();
+    for row in rows.iter().filter(|row| before.iter().all(|before| before.id != row.id)) {
+        let is_it = |one: &Reserved| one.address() == row.host && one.protocol() == row.protocol;
+        let socket = match chosen.iter().position(is_it) {
+            Some(at) => chosen.swap_remove(at),
+            None => reserve(row.host, row.protocol)?,
+        };
+        reserved.push((row.id, socket));
+    }
     Ok(Published { rows, reserved })
+}
+
+/// A free port of the host that no row names: a UDP port that waits for its workload is not bound.
+fn choose(port: NewPort, rows: &[PortRow]) -> Result<Reserved, Refusal> {
+    for _ in 0..CHOICES {
+        let reserved = reserve(port.host, port.protocol)?;
+        let number = reserved.address().port();
+        let named = |row: &PortRow| row.protocol == port.protocol && row.host.port() == number;
+        if !rows.iter().any(named) {
+            return Ok(reserved);
+        }
+    }
+    Err(Refusal::new(ErrorCode::Conflict, "no free port was found; name one"))
 }
 
 /// What one request asks to be published.
@@ -115,12 +147,16 @@ pub(super) struct Wanted {
 pub(super) fn expand(wanted: &Wanted) -> Result<Vec<NewPort>, Refusal> {
     let Wanted { host_ip, host, target, protocol, source } = *wanted;
     let ip = host_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let (count, targets) = (host.count(), target.count());
+    let targets = target.count();
+    let is_chosen = host == PortRange::one(0);
+    let count = if is_chosen { targets } else { host.count() };
     if count == 0 || targets == 0 {
         return Err(Refusal::bad_request("a range of ports ends before it begins"));
     }
-    if host.start == 0 || target.start == 0 {
-        return Err(Refusal::bad_request("0 is not a port; use one from 1 to 65535"));
+    if target.start == 0 || (host.start == 0 && !is_chosen) {
+        return Err(Refusal::bad_request(
+            "0 is not a port; use one from 1 to 65535, or 0 alone as the host port for a free one",
+        ));
     }
     if count != targets {
         return Err(Refusal::bad_request(format!(
@@ -139,10 +175,10 @@ pub(super) fn expand(wanted: &Wanted) -> Result<Vec<NewPort>, Refusal> {
             format!("{ip} is a multicast address; nobody can connect to it"),
         ));
     }
-    Ok((host.start..=host.end)
-        .zip(target.start..=target.end)
-        .map(|(host, target_port)| {
-            let host = SocketAddr::new(ip, host);
+    Ok((target.start..=target.end)
+        .zip(0..)
+        .map(|(target_port, nth)| {
+            let host = SocketAddr::new(ip, if is_chosen { 0 } else { host.start + nth });
             NewPort { host, target_port, protocol, source }
         })
         .collect())
@@ -174,9 +210,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_port_of_zero_is_one_that_is_free_for_each() {
+        let new = expand(&wanted(range(0, 0), range(80, 81))).unwrap();
+        let targets: Vec<u16> = new.iter().map(|port| port.target_port).collect();
+        assert_eq!(targets, [80, 81]);
+        let mut connection = state::in_memory();
+        let tx = connection.transaction().unwrap();
+        let target = PortTarget { name: WorkloadName::parse("web").unwrap(), ends_with: None };
+        let first = publish(&tx, &target, &new).unwrap();
+        let again = publish(&tx, &target, &new).unwrap();
+        let mut ports: Vec<u16> =
+            first.rows.iter().chain(&again.rows).map(|row| row.host.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert!(ports.len() == 4 && ports[0] > 0, "{ports:?}");
+        assert_eq!(first.reserved.len(), 2);
+    }
+
+    #[test]
     fn ranges_that_make_no_sense_are_refused() {
         for (host, target) in [
-            (range(0, 0), range(80, 80)),
+            (range(0, 1), range(80, 81)),
             (range(80, 80), range(0, 0)),
             (range(81, 80), range(81, 80)),
             (range(80, 81), range(80, 82)),

@@ -239,7 +239,9 @@ impl App {
                 source: request.source,
             })?);
         }
-        let same = |a: &NewPort, b: &NewPort| (a.host, a.protocol) == (b.host, b.protocol);
+        let same = |a: &NewPort, b: &NewPort| {
+            (a.host, a.protocol) == (b.host, b.protocol) && a.host.port() > 0
+        };
         if ports.iter().enumerate().any(|(i, port)| ports[..i].iter().any(|p| same(p, port))) {
             return Err(Refusal::bad_request("one host port is published twice; name it once"));
         }

@@ -74,7 +74,20 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Reserved {
     socket: OwnedFd,
+    address: SocketAddr,
     protocol: Transport,
+}
+
+impl Reserved {
+    /// Where it is bound; never port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Which transport.
+    pub fn protocol(&self) -> Transport {
+        self.protocol
+    }
 }
 
 #[derive(Debug)]
@@ -164,12 +177,7 @@ impl Listeners {
     }
 }
 
-/// Binds every address, or none: what was bound is closed when one fails.
-pub fn reserve_all(ports: &[(SocketAddr, Transport)]) -> Result<Vec<Reserved>, BindError> {
-    ports.iter().map(|(address, protocol)| reserve(*address, *protocol)).collect()
-}
-
-/// Binds without listening.
+/// Binds without listening; port 0 is one that is free.
 pub fn reserve(address: SocketAddr, protocol: Transport) -> Result<Reserved, BindError> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match protocol {
@@ -188,7 +196,9 @@ pub fn reserve(address: SocketAddr, protocol: Transport) -> Result<Reserved, Bin
         sockopt::set_ipv6_v6only(&socket, true).map_err(failed)?;
     }
     rustix::net::bind(&socket, &address).map_err(failed)?;
-    Ok(Reserved { socket, protocol })
+    let bound = rustix::net::getsockname(&socket).map_err(failed)?;
+    let address = SocketAddr::try_from(bound).map_err(failed)?;
+    Ok(Reserved { socket, address, protocol })
 }
 
 fn listen(address: SocketAddr, socket: OwnedFd) -> Result<OwnedFd, BindError> {
@@ -260,8 +270,9 @@ mod tests {
     fn a_port_in_use_is_explained_and_nothing_stays_bound() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let free = free_port();
-        let tcp = |address| (address, Transport::Tcp);
-        let error = reserve_all(&[tcp(free), tcp(taken.local_addr().unwrap())]).unwrap_err();
+        let addresses = [free, taken.local_addr().unwrap()];
+        let reserved = addresses.map(|address| reserve(address, Transport::Tcp));
+        let error = reserved.into_iter().collect::<Result<Vec<_>, _>>().unwrap_err();
         assert!(error.to_string().contains("in use by another program"), "{error}");
         TcpListener::bind(free).unwrap();
     }

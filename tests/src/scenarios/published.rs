@@ -11,6 +11,7 @@ scenarios![
     a_half_close_goes_through_a_published_port,
     a_port_that_is_taken_or_privileged_is_explained,
     a_port_can_be_published_before_its_workload_is_there,
+    a_free_port_is_chosen_where_none_is_named,
 ];
 
 fn a_published_port_answers_on_the_host(lab: &Lab) {
@@ -76,4 +77,16 @@ fn a_port_can_be_published_before_its_workload_is_there(lab: &Lab) {
     assert!(columns.ends_with(&["web", "80", "tcp", "active"]), "{active}");
     run(&mut lab.lichen(["port", "rm", "8084"])).success();
     run(&mut lab.person(&["curl", "-sS", "http://127.0.0.1:8084/"])).exits(7);
+}
+
+fn a_free_port_is_chosen_where_none_is_named(lab: &Lab) {
+    lab.web_server("web", &["-p", "80", "-p", "127.0.0.1::80"]);
+    let ports = run(&mut lab.lichen(["port", "ls"])).success();
+    let rows: Vec<&str> = ports.lines().skip(1).collect();
+    assert_eq!(rows.len(), 2, "{ports}");
+    for row in rows {
+        let port = row.split_whitespace().next().expect("its port");
+        let page = run(&mut lab.person(&["curl", "-sS", &format!("http://127.0.0.1:{port}/")]));
+        assert_eq!(page.success(), "hello from a workload\n");
+    }
 }
