@@ -8,6 +8,7 @@ mod deaths;
 mod descriptors;
 mod dhcp;
 mod host_exposure;
+mod inheritance;
 mod lab_itself;
 mod leases;
 mod names;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         published::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
+        inheritance::SCENARIOS,
         dhcp::SCENARIOS,
         descriptors::SCENARIOS,
         offload::SCENARIOS,
