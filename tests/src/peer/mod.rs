@@ -6,6 +6,7 @@ mod echo;
 mod lease;
 mod offload;
 mod raw;
+mod slow_names;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["hold", address, count] => crowd::hold(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
         ["lease", steps] => lease::lease(steps),
+        ["slow-names", server] => slow_names::converse(server),
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };
