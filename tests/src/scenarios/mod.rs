@@ -16,6 +16,7 @@ mod offload;
 mod outward;
 mod privileges;
 mod published;
+mod service;
 mod virtual_machines;
 
 use crate::runner::Scenario;
@@ -25,6 +26,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         lab_itself::SCENARIOS,
         privileges::SCENARIOS,
         command_line::SCENARIOS,
+        service::SCENARIOS,
         names::SCENARIOS,
         outward::SCENARIOS,
         published::SCENARIOS,
