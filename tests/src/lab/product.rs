@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::machine::Machine;
+use super::outcome::eventually;
 
 /// The long-lived processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,10 @@ pub(crate) enum Role {
 pub(crate) struct Process(Pid);
 
 impl Process {
+    /// Kills it, and waits until it is gone: a call that came before would still reach it.
+    #[track_caller]
     pub(crate) fn kill(self) {
-        kill_process(self.0, Signal::KILL).expect("the lab may kill it");
+        assert!(self.kill_if_there(), "the lab may kill it");
     }
 
     /// Asks it to end.
@@ -30,15 +33,21 @@ impl Process {
         kill_process(self.0, Signal::TERM).expect("the lab may end it");
     }
 
-    /// Kills it, unless it has just ended.
+    /// The same, unless it has just ended; then false.
+    #[track_caller]
     pub(super) fn kill_if_there(self) -> bool {
-        kill_process(self.0, Signal::KILL).is_ok()
+        let killed = kill_process(self.0, Signal::KILL).is_ok();
+        eventually("what was killed is gone", || self.is_gone());
+        killed
     }
 
-    /// Whether it has let go of everything. One that is ending has lost its program before its sockets.
-    pub(super) fn is_gone(self) -> bool {
+    /// Whether it has let go of everything. One that is ending loses its program before its sockets, and
+    /// these only with its last thread.
+    fn is_gone(self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0)).map_or(0, Iterator::count);
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap_or_default();
-        status.is_empty() || status.contains("\nState:\tZ") || status.contains("\nState:\tX")
+        let is_zombie = status.contains("\nState:\tZ") || status.contains("\nState:\tX");
+        status.is_empty() || (is_zombie && threads <= 1)
     }
 
     /// The numbers of its open files, in order, and what each is.
