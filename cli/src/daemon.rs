@@ -13,6 +13,7 @@ use std::time::Duration;
 use lichen_api::{
     Client, ClientError, DirectoryError, RuntimeDirectory, StopDaemon, StopScope, Version,
 };
+use lichen_workload::only_standard_descriptors;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::AsyncReadExt;
@@ -89,13 +90,14 @@ async fn start(directory: &RuntimeDirectory) -> Result<(), DaemonError> {
         return Ok(());
     }
     // By /proc/self/exe, so that it is this very program, wherever it lies.
-    let mut child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg0("lichen")
         .args(["daemon", "--on-demand"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    let mut child = only_standard_descriptors(&mut command).spawn()?;
     let stderr = OwnedFd::from(child.stderr.take().expect("it was asked for"));
     let mut said = Vec::new();
     let mut stderr = pipe::Receiver::from_owned_fd(stderr)?;

@@ -1,5 +1,5 @@
 //! Starting COMMAND.
-#![expect(unsafe_code, reason = "close_range(2), and a hook between fork(2) and exec(2)")]
+#![expect(unsafe_code, reason = "a hook between fork(2) and exec(2)")]
 
 use std::ffi::OsString;
 use std::io;
@@ -8,6 +8,7 @@ use std::process::Command;
 
 use rustix::process::Pid;
 
+use crate::inheritance::close_on_exec_from;
 use crate::signals;
 use crate::terminal::TerminalUse;
 
@@ -61,12 +62,4 @@ fn take_terminal() -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::IO | rustix::io::Errno::NOTTY) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Our own descriptors are close-on-exec anyway; this is for those that the caller left open.
-fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC closes nothing in this process.
-    let done =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -17,6 +17,7 @@ mod channel;
 mod command;
 mod conversation;
 mod covers;
+mod inheritance;
 mod inside;
 mod launch;
 mod launch_error;
@@ -30,6 +31,7 @@ mod supervisor;
 mod tap;
 mod terminal;
 
+pub use inheritance::only_standard_descriptors;
 pub use launch::{Launched, launch};
 pub use launch_error::LaunchError;
 pub use os_error::OsError;

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use crate::channel::Channel;
+use crate::inheritance::only_standard_descriptors;
 
 /// The roles of this crate; the names are the program's hidden first argument.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +28,9 @@ impl Role {
             Self::NetnsHelper => "netns-helper",
         };
         let (ours, theirs) = UnixStream::pair()?;
-        let child = Command::new("/proc/self/exe")
-            .arg0("lichen")
-            .arg(name)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("lichen").arg(name).stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        let child = only_standard_descriptors(&mut command).spawn()?;
         Ok((child, Channel::new(ours)))
     }
 }

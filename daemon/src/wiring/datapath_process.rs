@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lichen_api::Directories;
+use lichen_workload::only_standard_descriptors;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Longest wait until a datapath that was started listens.
@@ -90,15 +91,16 @@ impl DatapathProcess {
             .map_err(DatapathError::Spawn)?;
         let log = log.display().to_string();
         // By /proc/self/exe, so that a binary that was replaced under us starts its own kind.
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0("lichen")
             .arg("datapath")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .map_err(DatapathError::Spawn)?;
+            .stderr(stderr);
+        let child =
+            only_standard_descriptors(&mut command).spawn().map_err(DatapathError::Spawn)?;
         let child = self.child.insert(child);
         let deadline = Instant::now() + START_PATIENCE;
         loop {

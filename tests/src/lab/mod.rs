@@ -28,7 +28,7 @@ pub(crate) use dice::Dice;
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
 pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within};
-pub(crate) use product::Role;
+pub(crate) use product::{Process, Role};
 pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 
 use folder::Folder;
@@ -138,26 +138,31 @@ impl Lab {
 
     /// The product's process in a role, if it runs; there is never a second one.
     #[track_caller]
-    pub(crate) fn process(&self, role: Role) -> Option<product::Process> {
+    pub(crate) fn process(&self, role: Role) -> Option<Process> {
         let found = product::find(&self.host, role);
         assert!(found.len() <= 1, "{role:?}: {found:?}");
         found.first().copied()
     }
 
-    /// Kills one of the product's processes in a role, and waits until it is gone. False when there was
-    /// none to kill.
+    /// The product's processes with that first argument, in whatever namespace they are.
+    pub(crate) fn in_role(&self, role: &str) -> Vec<Process> {
+        product::in_role(&self.folder.path("bin"), role)
+    }
+
+    /// The product's processes of that name, in whatever namespace they are.
+    pub(crate) fn named(&self, name: &str) -> Vec<Process> {
+        product::named(&self.folder.path("bin"), name)
+    }
+
+    /// Kills one of the product's processes in a role. False when there was none to kill.
+    #[track_caller]
     pub(crate) fn kill_if_there(&self, role: Role) -> bool {
-        let found = product::find(&self.host, role);
-        let Some(process) = found.first().filter(|process| process.kill_if_there()) else {
-            return false;
-        };
-        eventually("what was killed is gone", || process.is_gone());
-        true
+        product::find(&self.host, role).first().is_some_and(|process| process.kill_if_there())
     }
 
     /// Changes how many files a process may have open, up to its hard limit.
     #[track_caller]
-    pub(crate) fn limit_open_files(&self, process: product::Process, count: u64) {
+    pub(crate) fn limit_open_files(&self, process: Process, count: u64) {
         let (pid, limit) = (process.pid_on_machine(), format!("--nofile={count}:"));
         run(&mut self.person(&["prlimit", "--pid", &pid, &limit])).success();
     }

@@ -7,6 +7,7 @@ mod echo;
 mod lease;
 mod offload;
 mod raw;
+mod slow_names;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["say", address, text] => datagrams::say(address, text),
         ["pester", port] => datagrams::pester(port),
         ["lease", steps] => lease::lease(steps),
+        ["slow-names", server] => slow_names::converse(server),
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };

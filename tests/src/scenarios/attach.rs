@@ -2,10 +2,13 @@
 
 use std::process::Command;
 
-use crate::lab::{Lab, eventually, run};
+use crate::lab::{Background, Lab, eventually, run};
 use crate::runner::scenarios;
 
-scenarios![a_podman_container_is_attached_and_resolves_names];
+scenarios![
+    a_podman_container_is_attached_and_resolves_names,
+    a_failed_attachment_leaves_nothing_and_says_what_to_do,
+];
 
 /// An image from nothing but busybox.
 fn image(lab: &Lab) -> String {
@@ -47,4 +50,24 @@ fn a_podman_container_is_attached_and_resolves_names(lab: &Lab) {
     eventually("the attachment is gone", || {
         !run(&mut lab.lichen(["ps"])).success().lines().any(|line| line.contains(" db "))
     });
+}
+
+/// Its /etc cannot be written.
+fn a_failed_attachment_leaves_nothing_and_says_what_to_do(lab: &Lab) {
+    let script = "mount -t tmpfs -o ro tmpfs /etc && echo $$ && exec sleep 600";
+    let words = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", script];
+    let target = Background::start(&mut lab.person(&words), &lab.path("logs"));
+    eventually("the target is there", || target.printed().ends_with('\n'));
+    let pid = target.printed().trim().to_owned();
+    let links = || lab.host().sh(&format!("nsenter --net --target {pid} ip -o link"));
+
+    let refused = run(&mut lab.lichen(["attach", "--pid", &pid, "--name", "db"])).exits(1);
+    assert!(refused.err.contains("--no-resolv-conf"), "{}", refused.err);
+    assert!(!links().contains("eth0"), "{}", links());
+    assert_eq!(run(&mut lab.lichen(["ps"])).success().lines().count(), 1, "only the header");
+
+    let words = ["attach", "--pid", &pid, "--name", "db", "--no-resolv-conf"];
+    run(&mut lab.lichen(words)).success();
+    assert!(links().contains("eth0"), "{}", links());
+    assert!(lab.in_workload("ping -c1 -W2 db").contains("1 received"));
 }

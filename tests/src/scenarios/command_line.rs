@@ -9,6 +9,7 @@ scenarios![
     networks_are_made_listed_inspected_and_removed,
     workloads_of_two_networks_do_not_reach_each_other,
     json_is_printed_everywhere,
+    who_keeps_their_uid_is_themselves_inside_and_has_a_network,
 ];
 
 fn exit_codes_are_those_of_docker(lab: &Lab) {
@@ -71,4 +72,16 @@ fn json_is_printed_everywhere(lab: &Lab) {
         serde_json::from_str::<serde_json::Value>(&text)
             .unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
     }
+}
+
+fn who_keeps_their_uid_is_themselves_inside_and_has_a_network(lab: &Lab) {
+    let script = "id -u; id -g; grep CapEff /proc/self/status; touch $HOME/mine && stat -c %u $HOME/mine; \
+                  curl -sS http://outside.example/; ping -c1 -W2 10.88.0.1 | grep -o '1 received'";
+    let said = run(&mut lab.lichen(["run", "--user", "keep", "--", "sh", "-c", script])).success();
+    let lines: Vec<&str> = said.lines().collect();
+    let expected =
+        ["1000", "1000", "CapEff:\t0000000000000000", "1000", "hello from outside", "1 received"];
+    assert_eq!(lines, expected);
+    let inside = run(&mut lab.lichen(["run", "--user", "root", "--", "id", "-u"])).success();
+    assert_eq!(inside, "0\n", "which is what it is without the option");
 }

@@ -1,4 +1,4 @@
-//! Few file descriptors, and none (security rows A12, H08).
+//! Few file descriptors, and none (security row A12).
 
 use std::thread;
 use std::time::Duration;

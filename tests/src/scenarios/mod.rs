@@ -9,6 +9,7 @@ mod deaths;
 mod descriptors;
 mod dhcp;
 mod host_exposure;
+mod inheritance;
 mod lab_itself;
 mod leases;
 mod names;
@@ -16,6 +17,7 @@ mod offload;
 mod outward;
 mod privileges;
 mod published;
+mod service;
 mod virtual_machines;
 
 use crate::runner::Scenario;
@@ -25,12 +27,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         lab_itself::SCENARIOS,
         privileges::SCENARIOS,
         command_line::SCENARIOS,
+        service::SCENARIOS,
         names::SCENARIOS,
         outward::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
+        inheritance::SCENARIOS,
         dhcp::SCENARIOS,
         descriptors::SCENARIOS,
         offload::SCENARIOS,

@@ -1,7 +1,7 @@
 //! Names: one's own with authority, foreign ones by the host's resolver.
 
 use crate::lab::address::{GATEWAY, UPSTREAM};
-use crate::lab::{Lab, run};
+use crate::lab::{Background, Lab, Role, eventually, run};
 use crate::runner::scenarios;
 
 scenarios![
@@ -11,6 +11,7 @@ scenarios![
     foreign_names_are_asked_of_the_hosts_resolver,
     a_resolver_that_appears_later_is_used,
     a_dead_resolver_is_an_answer_and_not_silence,
+    slow_conversations_with_the_names_are_few_and_end_and_cost_nobody_else,
 ];
 
 fn two_workloads_ping_each_other_by_name(lab: &Lab) {
@@ -62,7 +63,7 @@ fn a_resolver_that_appears_later_is_used(lab: &Lab) {
     lab.host().sh("echo nameserver 192.0.2.99 >/etc/new && mv /etc/new /etc/resolv.conf");
     run(&mut lab.lichen(["run", "--", "true"])).success();
     lab.host().sh("echo nameserver 192.0.2.1 >/etc/new && mv /etc/new /etc/resolv.conf");
-    crate::lab::eventually("the new resolver answers", || {
+    eventually("the new resolver answers", || {
         let asked = ["run", "--", "dig", "+short", "+time=1", "+tries=1", "outside.example"];
         run(&mut lab.lichen(asked)).out == format!("{UPSTREAM}\n")
     });
@@ -73,4 +74,40 @@ fn a_dead_resolver_is_an_answer_and_not_silence(lab: &Lab) {
     let asked =
         run(&mut lab.lichen(["run", "--", "dig", "+time=15", "+tries=1", "outside.example"]));
     assert!(asked.out.contains("status: SERVFAIL"), "{asked:?}");
+}
+
+/// Security row N09.
+fn slow_conversations_with_the_names_are_few_and_end_and_cost_nobody_else(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let (datapath, address) =
+        (lab.process(Role::Datapath).expect("it runs"), dig(lab, "+short web"));
+    let program = lab.path("bin/lichen-lab").display().to_string();
+    let server = format!("{GATEWAY}:53");
+    let words = ["run", "--name", "slow", "--", &program, "peer", "slow-names", &server];
+    let mut slow = Background::start(&mut lab.lichen(words), &lab.path("logs"));
+
+    eventually("it has asked by a datagram", || slow.printed().lines().count() >= 2);
+    let (ticks, asked) = (datapath.ticks(), std::time::Instant::now());
+    // Beside it, until all is over.
+    let mut rounds = 0_u32;
+    while slow.ended().is_none() && asked.elapsed().as_secs() < 60 {
+        assert_eq!(dig(lab, "+short +time=2 +tries=1 web"), address);
+        assert_eq!(dig(lab, "+short +tcp +time=2 +tries=1 web.hypr"), address);
+        rounds += 1;
+    }
+    let (used, lasted) = (datapath.ticks() - ticks, asked.elapsed());
+    let said = slow.printed();
+    println!("   {rounds} rounds of the neighbour, {used} ticks in {lasted:?}");
+    let lines: Vec<&str> = said.lines().collect();
+    let [open, datagram, closed, "dripped", conversation] = lines[..] else { panic!("{said}") };
+    let open: usize = open.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    assert!((1..=16).contains(&open), "{said}");
+    assert_eq!(datagram, "asked by a datagram: answered");
+    let seconds: u64 = closed.split(' ').nth(2).and_then(|n| n.parse().ok()).expect("a number");
+    // Of five; their clock began before ours.
+    assert!((3..=15).contains(&seconds), "{said}");
+    assert_eq!(conversation, "asked by a conversation: answered");
+    // A tick is 10 ms: half of the time, of which the neighbour's workloads take most.
+    assert!(u128::from(used) * 10 < lasted.as_millis() / 2, "it spins: {used} ticks in {lasted:?}");
+    assert_eq!(lab.process(Role::Datapath), Some(datapath), "it lives");
 }

@@ -1,6 +1,6 @@
 //! Published ports.
 
-use crate::lab::address::{HOST, UPSTREAM};
+use crate::lab::address::{GATEWAY, HOST, UPSTREAM};
 use crate::lab::{Lab, eventually, run};
 use crate::runner::scenarios;
 
@@ -8,6 +8,7 @@ scenarios![
     a_published_port_answers_on_the_host,
     a_port_published_on_the_loopback_is_not_reachable_from_outside,
     a_port_published_everywhere_shows_the_clients_address,
+    with_snat_a_workload_sees_the_gateway_instead_of_the_client,
     a_half_close_goes_through_a_published_port,
     a_port_that_is_taken_or_privileged_is_explained,
     a_port_can_be_published_before_its_workload_is_there,
@@ -41,6 +42,24 @@ fn a_port_published_everywhere_shows_the_clients_address(lab: &Lab) {
         let asked = lab.upstream().command(&["nc", "-d", "-w3", HOST, "8082"]);
         run(&mut { asked }).out.contains(&format!("{UPSTREAM}:"))
     });
+}
+
+fn with_snat_a_workload_sees_the_gateway_instead_of_the_client(lab: &Lab) {
+    let server = ["run", "-d", "--name", "who", "--snat", "-p", "0.0.0.0:8085:80", "--"];
+    let script = "busybox nc -ll -p 80 -e sh -c 'busybox netstat -tn | grep :80'";
+    run(&mut lab.lichen_with(&[&server[..], &["sh", "-c", script]].concat())).success();
+    let add = "port add --snat --host-ip 0.0.0.0 --host-port 8086 --target who --target-port 80";
+    run(&mut lab.lichen_with(&add.split(' ').collect::<Vec<_>>())).success();
+    for port in ["8085", "8086"] {
+        let mut seen = String::new();
+        eventually("the server says who asks", || {
+            let asked = lab.upstream().command(&["nc", "-d", "-w3", HOST, port]);
+            seen = run(&mut { asked }).out;
+            seen.contains(":80 ")
+        });
+        assert!(seen.contains(&format!("{GATEWAY}:")), "{seen}");
+        assert!(!seen.contains(UPSTREAM), "{seen}");
+    }
 }
 
 fn a_half_close_goes_through_a_published_port(lab: &Lab) {

@@ -253,6 +253,18 @@ impl FrontEnd {
         }
     }
 
+    /// Wants to be called for the next descriptor that comes back.
+    pub fn want_call(&self, ring: usize) {
+        let wish = RINGS[ring] + AVAILABLE + 4 + 2 * u64::from(SIZE);
+        self.write(wish, &self.seen[ring].to_le_bytes());
+    }
+
+    /// Makes a ring's call as full as it can be.
+    pub fn fill_call(&self, ring: usize) {
+        let most = (u64::MAX - 1).to_ne_bytes();
+        rustix::io::write(&*self.calls[ring], &most).expect("it was empty");
+    }
+
     fn write(&self, at: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(at)).expect("inside");
     }

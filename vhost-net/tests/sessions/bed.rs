@@ -113,6 +113,12 @@ impl Bed {
         work(self.kept.0.lock().unwrap().ports.get_mut(&port).expect("its rings run"))
     }
 
+    /// Takes a port's rings away, to a worker of the test's own.
+    pub(crate) fn take(&self, port: PortId) -> VhostPort {
+        eventually("the rings run", || self.is_plugged(port));
+        self.kept.0.lock().unwrap().ports.remove(&port).expect("its rings run")
+    }
+
     pub(crate) fn is_plugged(&self, port: PortId) -> bool {
         self.kept.0.lock().unwrap().ports.contains_key(&port)
     }

@@ -4,3 +4,4 @@
 mod bed;
 mod conversations;
 mod hostile;
+mod through_a_worker;

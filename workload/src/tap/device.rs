@@ -30,8 +30,12 @@ pub(super) fn open(name: &str) -> Result<OwnedFd, TapError> {
     }
     set_header_size(&tap).doing("set the size of the virtio-net header")?;
     set_offload(&tap).doing("leave checksums and segmentation to the reader")?;
-    set(&tap, libc::TUNSETPERSIST, 1).doing("make the tap persistent")?;
     Ok(tap)
+}
+
+/// Lets the tap outlive its descriptor. One that was not kept vanishes with it.
+pub(super) fn keep(tap: &OwnedFd) -> Result<(), TapError> {
+    set(tap, libc::TUNSETPERSIST, 1).doing("make the tap persistent")
 }
 
 fn interface_request(name: &str) -> Result<libc::ifreq, TapError> {

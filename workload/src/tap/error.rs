@@ -108,6 +108,14 @@ pub enum TapError {
         /// Which.
         name: String,
     },
+    /// The container's own.
+    #[error(
+        "cannot write the target's /etc/resolv.conf: {os}; to leave it alone, attach with --no-resolv-conf"
+    )]
+    ResolvConf {
+        /// Why.
+        os: OsError,
+    },
     /// Some other step failed.
     #[error("cannot {what}: {os}")]
     Step {

@@ -34,8 +34,11 @@ fn serve(request: &TapRequest) -> Result<OwnedFd, TapError> {
     let tap = device::open(&request.interface)?;
     configure(request)?;
     if let (Some(root), Some(content)) = (target.foreign_root(), &request.resolv_conf) {
-        resolv_conf::write(root, content).doing("write the target's /etc/resolv.conf")?;
+        resolv_conf::write(root, content)
+            .map_err(|error| TapError::ResolvConf { os: error.into() })?;
     }
+    // Only now: what has failed leaves no interface that was not there before.
+    device::keep(&tap)?;
     Ok(tap)
 }
 

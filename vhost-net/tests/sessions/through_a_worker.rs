@@ -1,0 +1,216 @@
+//! A hostile guest and its neighbour on one worker, as the datapath has them (security rows V10, V17, V22).
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec};
+use lichen_netstack::frame::vnet_header::VNET_LEN;
+use lichen_netstack::ids::{MacAddr, NetworkId};
+use lichen_netstack::switch::directory::{Directory, Location};
+use lichen_netstack::testing::frames::{Segment, ethernet, udp};
+use lichen_netstack::testing::host::World;
+use lichen_netstack::testing::names::Echo;
+use lichen_netstack::time::Instant;
+use lichen_netstack::worker::{Worker, WorkerCommand, WorkerEvent};
+use lichen_vhost_net::port::VhostPort;
+use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, SIZE, TO_GUEST};
+use vm_memory::{Bytes as _, GuestAddress};
+
+use crate::bed::{A, B, Bed};
+
+/// Where a table of descriptors and the bytes that it names lie, beside the rings and their buffers.
+const TABLE: u64 = 0x30_0000;
+const BYTES: u64 = 0x31_0000;
+const NEXT: u16 = 1;
+const INDIRECT: u16 = 4;
+
+/// Both guests on one network. The first means harm.
+struct Pair {
+    worker: Worker<VhostPort, World, Echo>,
+    guests: [FrontEnd; 2],
+    /// How many frames the first has been given.
+    posted: u16,
+    _bed: Bed,
+}
+
+fn address(guest: u8) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, guest + 2), 9)
+}
+
+fn mac(guest: u8) -> MacAddr {
+    MacAddr::for_ipv4(*address(guest).ip())
+}
+
+impl Pair {
+    fn new() -> Self {
+        let bed = Bed::new();
+        let mut guests = [bed.guest(A), bed.guest(B)];
+        let gateway = Ipv4Addr::new(10, 88, 0, 1);
+        let network = NetworkSpec {
+            id: NetworkId(1),
+            name: "bridge".to_owned(),
+            subnet: "10.88.0.0/16".parse().unwrap(),
+            gateway,
+            gateway_mac: MacAddr::for_ipv4(gateway),
+            mtu: 1500,
+            internal: false,
+        };
+        let ports = [(A, 0), (B, 1)].map(|(id, guest)| PortSpec {
+            id,
+            network: NetworkId(1),
+            name: format!("guest{guest}"),
+            aliases: Vec::new(),
+            mac: mac(guest),
+            address: *address(guest).ip(),
+            default_route: true,
+            allow_host: Vec::new(),
+            attachment: Attachment::VhostUser,
+        });
+        let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024);
+        let places = ports.iter().zip(0..).map(|(port, slot)| (port, Location { worker: 0, slot }));
+        let directory = Arc::new(Directory::new([&network], places));
+        worker.handle_command(Instant::START, WorkerCommand::SetDirectory(directory));
+        for (spec, slot) in ports.into_iter().zip(0..) {
+            let io = Some(bed.take(spec.id));
+            worker.handle_command(Instant::START, WorkerCommand::SetPort { slot, spec, io });
+        }
+        guests.iter_mut().for_each(|guest| guest.post(SIZE));
+        Self { worker, guests, posted: 0, _bed: bed }
+    }
+
+    /// Lets the worker take what a guest has sent.
+    fn serve(&mut self, slot: u16) {
+        self.worker.handle_frames(Instant::START, slot);
+        while self.worker.is_busy() {
+            self.worker.handle_timeout(Instant::START);
+        }
+    }
+
+    /// How often frames were dropped, by reason. What is cut for its receiver into too many pieces counts
+    /// there, all else at the hostile guest.
+    fn drops(&mut self) -> BTreeMap<String, u64> {
+        self.worker.handle_command(Instant::START, WorkerCommand::Statistics);
+        let mut sum = BTreeMap::new();
+        while let Some(event) = self.worker.poll_event() {
+            if let WorkerEvent::Statistics(ports) = event {
+                assert_eq!(ports.len(), 2, "both ports are open");
+                for (reason, count) in ports.into_iter().flat_map(|port| port.drops) {
+                    *sum.entry(reason).or_default() += count;
+                }
+            }
+        }
+        sum
+    }
+
+    /// The neighbour sends a datagram to the hostile guest, which arrives.
+    #[track_caller]
+    fn assert_neighbour_passes(&mut self) {
+        let packet = udp(address(1), address(0), b"an honest word");
+        let frame = ethernet(mac(1), mac(0), 0x0800, &packet);
+        self.guests[0].want_call(TO_GUEST);
+        self.guests[1].transmit(&frame);
+        self.serve(1);
+        assert_eq!(self.guests[0].used(TO_GUEST), 1);
+        let received = self.guests[0].received(self.posted, frame.len());
+        assert_eq!(received[VNET_LEN..], frame[VNET_LEN..]);
+        self.posted += 1;
+        self.guests[0].post(1);
+    }
+
+    /// The hostile guest sends bytes in that many descriptors of one table.
+    fn send_in_pieces(&mut self, bytes: &[u8], pieces: u16) {
+        let guest = &mut self.guests[0];
+        let len = bytes.len() / usize::from(pieces);
+        guest.memory().write_slice(bytes, GuestAddress(BYTES)).unwrap();
+        for at in 0..pieces {
+            let mut descriptor = (BYTES + u64::from(at) * len as u64).to_le_bytes().to_vec();
+            descriptor.extend_from_slice(&(len as u32).to_le_bytes());
+            let flags = if at + 1 == pieces { 0 } else { NEXT };
+            descriptor.extend_from_slice(&flags.to_le_bytes());
+            descriptor.extend_from_slice(&(at + 1).to_le_bytes());
+            let place = GuestAddress(TABLE + 16 * u64::from(at));
+            guest.memory().write_slice(&descriptor, place).unwrap();
+        }
+        guest.offer(FROM_GUEST, 0, TABLE, 16 * u32::from(pieces), INDIRECT);
+    }
+}
+
+/// A segment from the hostile guest to its neighbour, so that header and packet are together that long.
+fn segment(len: usize) -> Vec<u8> {
+    let payload = vec![7; len - VNET_LEN - 14 - 20 - 20];
+    let packet = Segment::new(0x18, 1, 1).with(&payload).emit(address(0), address(1));
+    let frame = ethernet(mac(0), mac(1), 0x0800, &packet);
+    assert_eq!(frame.len(), len);
+    frame
+}
+
+/// V10.
+#[test]
+fn a_frame_in_256_legal_descriptors_is_cut_for_its_receiver_or_is_too_large_and_never_a_ring_error()
+{
+    let mut pair = Pair::new();
+    let mut frame = segment(256 * 64);
+    pair.send_in_pieces(&frame, 256);
+    pair.serve(0);
+    assert_eq!(pair.guests[0].used(FROM_GUEST), 1);
+    assert_eq!(pair.guests[1].used(TO_GUEST), 0);
+    assert_eq!(pair.drops(), BTreeMap::from([("l2_oversize".to_owned(), 1)]));
+
+    // The same as one that stands for segments of 1448 bytes, its checksum left to be completed.
+    frame[..VNET_LEN].copy_from_slice(&[1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
+    pair.send_in_pieces(&frame, 256);
+    pair.serve(0);
+    let payload = frame.len() - VNET_LEN - 54;
+    assert_eq!(usize::from(pair.guests[1].used(TO_GUEST)), payload.div_ceil(1448));
+    assert_eq!(pair.drops().len(), 1, "nothing new: {:?}", pair.drops());
+    pair.assert_neighbour_passes();
+}
+
+/// V17.
+#[test]
+fn a_virtio_net_header_that_lies_costs_its_frame_and_nobody_else() {
+    let mut pair = Pair::new();
+    let f = 0xff;
+    let headers: [[u8; VNET_LEN]; 8] = [
+        // gso_type 0xff, alone and with all else as large as can be.
+        [0, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [f, f, f, f, f, f, f, f, f, f, f, f],
+        // csum_start, csum_offset and both at 65535.
+        [1, 0, f, f, 0, 0, f, f, 16, 0, 0, 0],
+        [1, 0, f, f, 0, 0, 34, 0, f, f, 0, 0],
+        [1, 0, f, f, 0, 0, f, f, f, f, 0, 0],
+        // TCP in segments of no byte, of one byte, and of one byte as UDP.
+        [1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0],
+        [1, 1, 54, 0, 1, 0, 34, 0, 16, 0, 0, 0],
+        [1, 5, 42, 0, 1, 0, 34, 0, 6, 0, 0, 0],
+    ];
+    for (header, count) in headers.iter().zip(1..) {
+        let mut frame = segment(1400);
+        frame[..VNET_LEN].copy_from_slice(header);
+        pair.guests[0].transmit(&frame);
+        pair.serve(0);
+        assert_eq!(pair.drops(), BTreeMap::from([("vnet_hdr".to_owned(), count)]), "{header:?}");
+        assert_eq!(pair.guests[1].used(TO_GUEST), 0, "{header:?}");
+        pair.assert_neighbour_passes();
+    }
+    // Without a lie the same frame arrives.
+    pair.guests[0].transmit(&segment(1400));
+    pair.serve(0);
+    assert_eq!(pair.guests[1].used(TO_GUEST), 1);
+}
+
+/// V22. What is no eventfd is refused when it is handed over; of an eventfd only a full counter is left.
+#[test]
+fn a_call_that_is_full_holds_nobody_up_and_is_heard_once_it_was_read() {
+    let mut pair = Pair::new();
+    pair.guests[0].calls(TO_GUEST);
+    pair.guests[0].fill_call(TO_GUEST);
+    for _ in 0..200 {
+        pair.assert_neighbour_passes();
+    }
+    assert_eq!(pair.guests[0].calls(TO_GUEST), u64::MAX - 1);
+    assert_eq!(pair.drops(), BTreeMap::new());
+    pair.assert_neighbour_passes();
+    assert_eq!(pair.guests[0].calls(TO_GUEST), 1);
+}
