@@ -7,7 +7,7 @@ use lichen_netstack::command::Event;
 use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::testing::Lab;
 use lichen_netstack::testing::dhcp::{Answer, Request};
-use lichen_netstack::testing::frames::{Segment, ethernet, udp};
+use lichen_netstack::testing::frames::{Segment, ethernet, packet_with, udp};
 use lichen_netstack::testing::host::Behaviour;
 use lichen_netstack::wire::dhcp::MessageType;
 use lichen_netstack::worker::WorkerEvent;
@@ -157,6 +157,18 @@ fn relays_and_replies_and_servers_are_guarded_against() {
     lab.send(0, frame);
     assert_eq!(lab.dropped(0, "dhcp_guard"), 3);
     assert!(lab.received(1).is_empty());
+    // Nor in fragments: without the first, which is dropped, the rest is nothing.
+    for (more, at) in [(0x20, 0), (0, 64)] {
+        let piece = packet_with(OWN, OTHER, 17, &rogue[20 + at..20 + at + 64], |packet| {
+            packet[6] = more;
+            packet[7] = (at / 8) as u8;
+        });
+        let frame = ethernet(lab.spec(0).mac, lab.spec(1).mac, 0x0800, &piece);
+        lab.send(0, frame);
+    }
+    assert_eq!(lab.dropped(0, "dhcp_guard"), 4);
+    let got = lab.received(1);
+    assert!(got.iter().all(|frame| frame.ipv4().unwrap().fragment_offset > 0), "{got:?}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl<H: Host> Gateway<H> {
             Transport::Tcp(header) => self.handle_tcp(cx, ip, header, packet),
             Transport::Udp(header) => self.handle_udp(cx, ip, header, segment_size, packet),
             Transport::Icmp(header) => self.handle_icmp(cx, ip, header, packet),
-            Transport::Fragment | Transport::Other => {
+            Transport::Fragment(_) | Transport::Other => {
                 cx.drop(DropReason::Protocol);
                 tell(cx, ip, IcmpError::ProtocolUnreachable, packet);
             }

@@ -40,9 +40,13 @@ fn check_ipv4(port: &PortSpec, ip: &Ipv4) -> Result<(), DropReason> {
     if ip.source == ip.destination {
         return Err(DropReason::Land);
     }
-    if let Transport::Udp(udp) = ip.transport
-        && (udp.source_port == SERVER_PORT || udp.destination_port == CLIENT_PORT)
-    {
+    let ports = match ip.transport {
+        Transport::Udp(udp) => Some((udp.source_port, udp.destination_port)),
+        // Without its first fragment a datagram is never whole.
+        Transport::Fragment(ports) => ports,
+        _ => None,
+    };
+    if ports.is_some_and(|(from, to)| from == SERVER_PORT || to == CLIENT_PORT) {
         // To whomever: only the gateway answers DHCP.
         return Err(DropReason::DhcpGuard);
     }

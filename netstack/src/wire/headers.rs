@@ -79,8 +79,8 @@ pub enum Transport {
     Udp(UdpHeader),
     /// ICMP.
     Icmp(IcmpHeader),
-    /// One of several fragments; ports are unknown.
-    Fragment,
+    /// One of several fragments. The first of UDP tells its ports, source and destination.
+    Fragment(Option<(u16, u16)>),
     /// Another protocol.
     Other,
 }
@@ -156,12 +156,15 @@ fn parse_ipv4(packet: &[u8], checksum_state: ChecksumState) -> Result<Ipv4, Drop
         dont_fragment: fragment & 0x4000 != 0,
         more_fragments: fragment & 0x2000 != 0,
         fragment_offset: usize::from(fragment & 0x1fff) * 8,
-        transport: Transport::Fragment,
+        transport: Transport::Fragment(None),
     };
+    let payload = &packet[header_len..total_len];
     if ipv4.is_fragment() {
-        return Ok(ipv4);
+        let begins = ipv4.protocol == PROTOCOL_UDP && ipv4.fragment_offset == 0;
+        let ports = (begins && payload.len() >= 4).then(|| (be16(payload, 0), be16(payload, 2)));
+        return Ok(Ipv4 { transport: Transport::Fragment(ports), ..ipv4 });
     }
-    let transport = parse_transport(&ipv4, &packet[header_len..total_len], checksum_state)?;
+    let transport = parse_transport(&ipv4, payload, checksum_state)?;
     Ok(Ipv4 { transport, ..ipv4 })
 }
 

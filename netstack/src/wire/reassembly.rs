@@ -194,7 +194,7 @@ mod tests {
             dont_fragment: false,
             more_fragments: more,
             fragment_offset: offset,
-            transport: Transport::Fragment,
+            transport: Transport::Fragment(None),
         };
         (ipv4, (0..len).map(|i| ((offset + i) % 251) as u8).collect())
     }
