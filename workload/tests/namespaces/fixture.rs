@@ -69,10 +69,11 @@ pub(crate) fn this_program() -> PathBuf {
     std::env::current_exe().unwrap()
 }
 
-/// The command of a caller that runs the specification.
+/// The command of a caller that runs the specification, to whom no signal is ignored: whoever started the
+/// tests may have ignored some (nohup(1)), and that is passed on.
 pub(crate) fn caller(spec: &LaunchSpec) -> Command {
-    let mut command = Command::new(this_program());
-    command.arg("run").arg(json(spec));
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(this_program()).arg("run").arg(json(spec));
     command
 }
 
