@@ -33,9 +33,17 @@ fn run(
 }
 
 fn connected(seed: u64, impairment: Impairment) -> (Lab, TcpGuest, u64) {
+    connected_as(TcpGuest::new, seed, impairment)
+}
+
+fn connected_as(
+    guest: fn(&Lab, usize, Impairment, u64) -> TcpGuest,
+    seed: u64,
+    impairment: Impairment,
+) -> (Lab, TcpGuest, u64) {
     let mut lab = Lab::new(1);
     lab.world.serve(SERVER, Behaviour::Accept);
-    let mut guest = TcpGuest::new(&lab, 0, impairment, seed);
+    let mut guest = guest(&lab, 0, impairment, seed);
     guest.connect(&lab, 40_000, SERVER);
     run(&mut lab, &mut guest, 60, |_, guest| guest.state() == State::Established);
     // Under loss the guest's SYN may have been sent, and connected, once only.
@@ -46,7 +54,11 @@ fn connected(seed: u64, impairment: Impairment) -> (Lab, TcpGuest, u64) {
 
 /// Sends `out` from the guest and `back` from the server at once; both must arrive unharmed and end.
 fn exchange(seed: u64, impairment: Impairment, out: &[u8], back: &[u8]) {
-    let (mut lab, mut guest, peer) = connected(seed, impairment);
+    exchange_on(connected(seed, impairment), seed, out, back);
+}
+
+fn exchange_on(connection: (Lab, TcpGuest, u64), seed: u64, out: &[u8], back: &[u8]) {
+    let (mut lab, mut guest, peer) = connection;
     let (mut sent, mut answered) = (0, 0);
     let (mut at_server, mut at_guest) = (Vec::new(), Vec::new());
     run(&mut lab, &mut guest, 600, |lab, guest| {
@@ -94,6 +106,19 @@ fn bytes_arrive_both_ways_and_the_end_is_in_order() {
 fn bytes_arrive_both_ways_over_a_link_that_loses_repeats_and_swaps() {
     for seed in 0..20 {
         exchange(seed, BAD, &pattern(100_000, seed), &pattern(100_000, seed + 1000));
+    }
+}
+
+#[test]
+fn large_segments_arrive_over_a_good_and_a_bad_link_whatever_the_server_takes() {
+    for seed in 0..40 {
+        let link = if seed % 2 == 0 { GOOD } else { BAD };
+        let connection = connected_as(TcpGuest::with_large_segments, seed, link);
+        // Less than a segment, so that one is often taken in part; or all at once.
+        let capacity = if seed % 4 < 2 { 40_000 } else { 1 << 20 };
+        connection.0.world.set_peer_capacity(connection.2, capacity);
+        let back = if seed % 3 == 0 { 100_000 } else { 0 };
+        exchange_on(connection, seed, &pattern(600_000, seed), &pattern(back, seed + 1000));
     }
 }
 

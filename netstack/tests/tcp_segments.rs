@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use lichen_netstack::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
 use lichen_netstack::host::Route;
 use lichen_netstack::testing::Lab;
 use lichen_netstack::testing::frames::{Received, Segment};
@@ -197,6 +198,65 @@ fn data_is_taken_once_in_order_and_within_the_window() {
     // The part of an overlap that is new counts; what is known stays as it was.
     send(&mut lab, &data(1004, b"XYZg"));
     assert_eq!(lab.world.peer_receive(peer), b"g");
+}
+
+#[test]
+fn after_large_data_every_number_is_still_the_guests_own() {
+    let mut lab = Lab::new(2);
+    lab.world.serve(SERVER, Behaviour::Accept);
+    // With selective acknowledgements.
+    let syn = Segment { options: vec![2, 4, 5, 0xb4, 4, 2, 1, 1], ..Segment::syn(1000) };
+    let answer = send(&mut lab, &syn);
+    let ours = answer[0].tcp().unwrap().0.sequence.wrapping_add(1);
+    send(&mut lab, &Segment::new(Flags::ACK, 1001, ours));
+    let peer = lab.world.connections(SERVER)[0];
+    let data = |sequence, bytes: &[u8]| Segment::new(Flags::ACK, sequence, ours).with(bytes);
+    let bytes: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8).collect();
+    let answer = send_large(&mut lab, &data(1001, &bytes));
+    let acknowledged: Vec<u32> =
+        answer.iter().map(|received| received.tcp().unwrap().0.acknowledgement).collect();
+    assert_eq!(acknowledged, [21_001]);
+    assert_eq!(lab.world.peer_receive(peer), bytes);
+    // Once more, it is only acknowledged.
+    lab.advance(Duration::from_secs(1));
+    let answer = send_large(&mut lab, &data(1001, &bytes));
+    assert_eq!(answer[0].tcp().unwrap().0.acknowledgement, 21_001);
+    // A gap is told by the guest's numbers, and filled.
+    let answer = send(&mut lab, &data(21_006, b"later"));
+    let (header, _) = answer[0].tcp().unwrap();
+    assert_eq!(header.acknowledgement, 21_001);
+    let edges = [21_006_u32, 21_011].map(u32::to_be_bytes).concat();
+    assert_eq!(option(&answer[0].bytes[54..34 + header.header_len], 5), Some(edges.as_slice()));
+    let answer = send(&mut lab, &data(21_001, b"first"));
+    assert_eq!(answer[0].tcp().unwrap().0.acknowledgement, 21_011);
+    assert_eq!(lab.world.peer_receive(peer), b"firstlater");
+    // So is an answer, and a reset right behind more of it counts.
+    lab.world.peer_send(peer, b"thanks");
+    lab.settle();
+    let (header, thanks) = lab.received(0).pop().map(|it| (it.tcp().unwrap().0, it)).unwrap();
+    assert_eq!((header.acknowledgement, thanks.tcp().unwrap().1), (21_011, &b"thanks"[..]));
+    send(&mut lab, &Segment::new(Flags::ACK, 21_011, ours.wrapping_add(6)));
+    let more = Segment::new(Flags::ACK, 21_011, ours.wrapping_add(6)).with(&bytes);
+    lab.wire(0).send(large(&lab, &more));
+    lab.wire(0).send(ethernet(&lab, &Segment::new(Flags::RST, 41_011, 0)));
+    lab.settle();
+    assert_eq!(lab.world.peer_receive(peer), bytes);
+    assert!(lab.world.ending(peer).reset);
+}
+
+/// A frame that stands for several.
+fn large(lab: &Lab, segment: &Segment) -> Vec<u8> {
+    let mut frame = ethernet(lab, segment);
+    let gso = Gso { kind: GsoKind::Tcpv4, size: 1460, header_len: 54, ecn: false };
+    let checksum = Some(PartialChecksum { start: 34, offset: 16 });
+    frame[..VNET_LEN].copy_from_slice(&VnetHeader { checksum, gso: Some(gso) }.emit());
+    frame
+}
+
+fn send_large(lab: &mut Lab, segment: &Segment) -> Vec<Received> {
+    let frame = large(lab, segment);
+    lab.send(0, frame);
+    lab.received(0)
 }
 
 #[test]

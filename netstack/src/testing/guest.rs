@@ -1,6 +1,7 @@
 //! A guest with a TCP stack of its own, behind a link that may be bad.
 
 use std::net::SocketAddrV4;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -11,8 +12,11 @@ use smoltcp::wire::{HardwareAddress, IpEndpoint};
 use super::frames::ethernet;
 use super::impair::{ImpairedLink, Impairment};
 use super::lab::Lab;
-use crate::frame::vnet_header::VNET_LEN;
+use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
 use crate::wire::ETHERNET_LEN;
+use crate::wire::ipv4::IPV4_LEN;
+
+const MTU: usize = 1500;
 
 /// A guest of a lab with one TCP connection.
 pub struct TcpGuest {
@@ -28,7 +32,21 @@ pub struct TcpGuest {
 impl TcpGuest {
     /// A guest in the lab's place `number`, behind a link of that kind.
     pub fn new(lab: &Lab, number: usize, impairment: Impairment, seed: u64) -> Self {
-        let mut queues = Queues::default();
+        Self::with(Queues::default(), (lab, number), impairment, seed)
+    }
+
+    /// The same, but what it sends leaves its stack in segments of up to 64 KiB.
+    pub fn with_large_segments(lab: &Lab, number: usize, link: Impairment, seed: u64) -> Self {
+        let queues = Queues { largest: NonZeroUsize::new(65_535), ..Queues::default() };
+        Self::with(queues, (lab, number), link, seed)
+    }
+
+    fn with(
+        mut queues: Queues,
+        (lab, number): (&Lab, usize),
+        impairment: Impairment,
+        seed: u64,
+    ) -> Self {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut queues, clock(lab));
@@ -95,11 +113,26 @@ impl TcpGuest {
         let mut leaving = self.from_guest.release();
         for packet in self.queues.leaving.drain(..) {
             let mac = lab.spec(self.number).mac;
-            let frame = ethernet(mac, lab.gateway_mac(self.number), 0x0800, &packet);
+            let mut frame = ethernet(mac, lab.gateway_mac(self.number), 0x0800, &packet);
+            if self.queues.largest.is_some() {
+                frame[..VNET_LEN].copy_from_slice(&left_to_the_card(&packet).emit());
+            }
             leaving.extend(self.from_guest.send(frame));
         }
         leaving.into_iter().for_each(|frame| wire.send(frame));
         lab.advance(Duration::from_millis(1));
+    }
+}
+
+/// What a card is told of a TCP packet: to complete its checksum, and to cut it where it is large.
+fn left_to_the_card(packet: &[u8]) -> VnetHeader {
+    let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("34");
+    let header_len = u16::from(packet[IPV4_LEN + 12] >> 4) * 4;
+    let size = u16::try_from(MTU - IPV4_LEN).expect("a segment") - header_len;
+    let gso = Gso { kind: GsoKind::Tcpv4, size, header_len: start + header_len, ecn: false };
+    VnetHeader {
+        checksum: Some(PartialChecksum { start, offset: 16 }),
+        gso: (packet.len() > MTU).then_some(gso),
     }
 }
 
@@ -111,6 +144,8 @@ fn clock(lab: &Lab) -> smoltcp::time::Instant {
 struct Queues {
     arriving: std::collections::VecDeque<Vec<u8>>,
     leaving: Vec<Vec<u8>>,
+    /// The largest segment that leaves, where that is not what fits the MTU.
+    largest: Option<NonZeroUsize>,
 }
 
 impl Device for Queues {
@@ -129,9 +164,13 @@ impl Device for Queues {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = 1500;
+        capabilities.max_transmission_unit = MTU;
+        capabilities.segmentation.tcpv4 = self.largest;
         // What the datapath leaves to the guest's card is not on the simulated wire.
-        capabilities.checksum.tcp = smoltcp::phy::Checksum::Tx;
+        capabilities.checksum.tcp = match self.largest {
+            Some(_) => smoltcp::phy::Checksum::None,
+            None => smoltcp::phy::Checksum::Tx,
+        };
         capabilities
     }
 }

@@ -5,7 +5,8 @@
 //! that the host could not make. A published port goes the other way: the host has accepted, and our SYN
 //! goes to the guest (`Joined` at once, its socket in SYN-SENT).
 //!
-//! Invariants: bytes go straight between ring and socket, never through a buffer of ours; a side that
+//! Invariants: bytes go straight between ring and socket, or from a frame to the socket, never through
+//! a buffer of ours; a side that
 //! finished is finished towards the other only after its bytes; a reset of one side is a reset of the other.
 
 use std::cmp::Reverse;
@@ -131,6 +132,21 @@ impl<S: Stream> TcpFlows<S> {
                     cx.to_guest.counters.drop(DropReason::Duplicate);
                 }
                 return true;
+            }
+            Stage::Joined { endpoint, stream } if flow.writable && endpoint.is_next(header) => {
+                let data = packet.len() - header.payload_len;
+                let taken = match stream.send(&packet[data..]) {
+                    Ok(len) => len,
+                    Err(error) => {
+                        flow.writable = error.kind() != io::ErrorKind::WouldBlock;
+                        // Another error is met again when the ring is emptied.
+                        0
+                    }
+                };
+                if let Some((rest, header)) = endpoint.pass(packet, header, taken) {
+                    let (stack, now) = (&mut self.stack, cx.now);
+                    endpoint.handle_segment(stack, now, rest, &header, &mut cx.to_guest);
+                }
             }
             Stage::Joined { endpoint, .. } | Stage::Names { endpoint, .. } => {
                 if header.payload_len > 0 && self.buffered >= MAX_BUFFERED {

@@ -2,7 +2,8 @@
 //!
 //! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
 //! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
-//! `Headers` has done that. Its clock runs ten times faster than ours, which shortens its one
+//! `Headers` has done that. Large data that comes in order goes past it, straight from the frame to the host
+//! (see [`Endpoint::is_next`]). Its clock runs ten times faster than ours, which shortens its one
 //! second of minimal retransmission time-out to what a link inside one machine deserves.
 
 use std::net::{IpAddr, SocketAddrV4};
@@ -33,8 +34,13 @@ const CLOCK_SPEED: u64 = 10;
 const ACK_DELAY: std::time::Duration = std::time::Duration::from_millis(2);
 /// Segments emitted in one go; more wait for the next round, so that one flow cannot hold the worker.
 const MAX_BURST: usize = 64;
+/// Selective acknowledgement (RFC 2018).
+const SACK: u8 = 5;
 /// Closed sockets that wait for their next flow.
 const POOL_LEN: usize = 64;
+/// Least data in a segment that is offered to the host directly. What fits fewer segments of a wire waits for
+/// the answer that may carry its acknowledgement, as smoltcp does it.
+const LEAST_DIRECT: usize = 8 << 10;
 /// A ring that carried more than this is trimmed before its pages rest.
 const TRIM_FROM: usize = 128 << 10;
 
@@ -60,6 +66,19 @@ pub struct Endpoint {
     rings: Rings,
     guard: TcpGuard,
     reset_by_guest: bool,
+    past: Past,
+}
+
+/// Data of the guest that the host has and smoltcp never saw. For smoltcp the bytes before and behind it are
+/// neighbours, so its numbers of the guest's bytes are lower than the guest's own.
+#[derive(Clone, Copy, Debug, Default)]
+struct Past {
+    /// By how much.
+    len: u32,
+    /// The guest's next byte, if we owe it an acknowledgement that smoltcp does not know of.
+    owed: Option<u32>,
+    /// The window field of the last segment that smoltcp saw.
+    window: u16,
 }
 
 impl TcpStack {
@@ -147,7 +166,7 @@ impl Rings {
 
 impl Endpoint {
     fn new(rings: Rings) -> Self {
-        Self { rings, guard: TcpGuard::default(), reset_by_guest: false }
+        Self { rings, guard: TcpGuard::default(), reset_by_guest: false, past: Past::default() }
     }
 
     fn socket(&self) -> &Socket<'static> {
@@ -249,6 +268,53 @@ impl Endpoint {
         self.rings.carried > TRIM_FROM && self.buffered() == 0
     }
 
+    /// Whether the data of a segment may go to the host at once: nothing of either side is under way, it is
+    /// exactly what comes next, and there is enough of it. Whatever is out of the ordinary is smoltcp's.
+    pub fn is_next(&self, header: &TcpHeader) -> bool {
+        const SPECIAL: u8 = Flags::SYN | Flags::FIN | Flags::RST;
+        let expectation = self.guard.expectation();
+        let next = match self.past.owed {
+            Some(next) => Some(next),
+            None => self.guard.is_gapless().then_some(expectation.acknowledgement),
+        };
+        header.payload_len >= LEAST_DIRECT
+            && header.flags.has(Flags::ACK)
+            && header.flags.0 & SPECIAL == 0
+            && next == Some(header.sequence)
+            && header.acknowledgement == expectation.sequence
+            && matches!(self.state(), State::Established | State::FinWait2)
+            && self.buffered() == 0
+            && self.guard.is_within_window(header.sequence.wrapping_add(header.sequence_len()))
+    }
+
+    /// Follows that the host has taken the first `len` bytes of a segment that [is next](Self::is_next). What is
+    /// left for [`Endpoint::handle_segment`] is a segment that starts behind them; `None` when that says nothing.
+    pub fn pass<'p>(
+        &mut self,
+        packet: &'p mut [u8],
+        header: &TcpHeader,
+        len: usize,
+    ) -> Option<(&'p mut [u8], TcpHeader)> {
+        let taken = u32::try_from(len).expect("segments are below 64 KiB");
+        let next = header.sequence.wrapping_add(taken);
+        if len > 0 {
+            self.past.len = self.past.len.wrapping_add(taken);
+            self.past.owed = Some(next);
+        }
+        if len == header.payload_len && header.window == self.past.window {
+            self.guard.observe_from_guest(header);
+            return None;
+        }
+        // The headers move to the data that is left. Nobody looks at their checksums any more.
+        let headers_len = packet.len() - header.payload_len;
+        packet.copy_within(..headers_len, len);
+        let rest = &mut packet[len..];
+        let total = u16::try_from(rest.len()).expect("shorter than a packet");
+        rest[2..4].copy_from_slice(&total.to_be_bytes());
+        let payload_len = header.payload_len - len;
+        Some((rest, TcpHeader { sequence: next, payload_len, ..*header }))
+    }
+
     /// Takes a segment of the guest: `packet` is the IPv4 packet, `header` its parsed TCP header.
     pub fn handle_segment<P: Port>(
         &mut self,
@@ -283,11 +349,15 @@ impl Endpoint {
             self.guard.observe_syn(scale.and_then(|bytes| bytes.first().copied()));
         }
         self.guard.observe_from_guest(header);
+        self.past.window = header.window;
+        let sequence = header.sequence.wrapping_sub(self.past.len);
+        packet[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
         let before = self.state();
         let mut device = Wire {
             from_guest: Some(packet),
             to_guest,
             guard: &mut self.guard,
+            past: &mut self.past,
             mss: stack.announced_mss,
         };
         stack.interface.poll_ingress_single(clock(now), &mut device, &mut self.rings.sockets);
@@ -309,15 +379,26 @@ impl Endpoint {
                 from_guest: None,
                 to_guest,
                 guard: &mut self.guard,
+                past: &mut self.past,
                 mss: stack.announced_mss,
             };
             let result =
                 stack.interface.poll_egress(clock(now), &mut device, &mut self.rings.sockets);
             if result == PollResult::None {
+                self.acknowledge_past(to_guest);
                 return Flush::Done;
             }
         }
         Flush::More
+    }
+
+    /// Acknowledges what went past smoltcp, unless a segment of its own has done so.
+    fn acknowledge_past<P: Port>(&mut self, to_guest: &mut ToGuest<'_, P>) {
+        if let Some(next) = self.past.owed.take() {
+            self.guard.observe_acknowledgement(next);
+            let sequence = self.guard.expectation().sequence;
+            self.send_bare(to_guest, Flags(Flags::ACK), sequence);
+        }
     }
 
     /// When smoltcp wants to be served next.
@@ -437,6 +518,7 @@ struct Wire<'a, 'b, P> {
     from_guest: Option<&'a [u8]>,
     to_guest: &'a mut ToGuest<'b, P>,
     guard: &'a mut TcpGuard,
+    past: &'a mut Past,
     mss: u16,
 }
 
@@ -455,14 +537,15 @@ impl<P: Port> Device for Wire<'_, '_, P> {
         _: smoltcp::time::Instant,
     ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.from_guest.take()?;
-        Some((FromGuest(packet), Segment::new(self.to_guest, self.guard, self.mss)))
+        let segment = Segment::new(self.to_guest, self.guard, self.past, self.mss);
+        Some((FromGuest(packet), segment))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
         if !self.to_guest.port.has_room() {
             return None;
         }
-        Some(Segment::new(self.to_guest, self.guard, self.mss))
+        Some(Segment::new(self.to_guest, self.guard, self.past, self.mss))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -478,6 +561,40 @@ impl RxToken for FromGuest<'_> {
     }
 }
 
+impl Past {
+    /// Turns smoltcp's numbers of the guest's bytes into the guest's own, in a segment of smoltcp's.
+    fn translate(&mut self, segment: &mut [u8]) {
+        if segment[13] & Flags::ACK == 0 {
+            return;
+        }
+        // It acknowledges all that has come, so nothing is owed.
+        self.owed = None;
+        if self.len == 0 {
+            return;
+        }
+        self.raise(&mut segment[8..12]);
+        let header_len = usize::from(segment[12] >> 4) * 4;
+        let mut options = &mut segment[TCP_LEN..header_len];
+        while let [kind, tail @ ..] = options {
+            let len = match (*kind, tail.first()) {
+                (0, _) | (_, None) => return,
+                (1, _) => 1,
+                (_, Some(len)) => usize::from(*len).clamp(2, options.len()),
+            };
+            let (option, rest) = std::mem::take(&mut options).split_at_mut(len);
+            if option[0] == SACK {
+                option[2..].chunks_exact_mut(4).for_each(|edge| self.raise(edge));
+            }
+            options = rest;
+        }
+    }
+
+    fn raise(&self, number: &mut [u8]) {
+        let theirs = u32::from_be_bytes((&*number).try_into().expect("four bytes"));
+        number.copy_from_slice(&theirs.wrapping_add(self.len).to_be_bytes());
+    }
+}
+
 /// A segment on its way out.
 struct Segment<'a, P> {
     // `dyn`-free: the lifetime of the inner borrow is erased by reborrowing field by field.
@@ -487,12 +604,18 @@ struct Segment<'a, P> {
     guest_mac: crate::ids::MacAddr,
     gateway_mac: crate::ids::MacAddr,
     guard: &'a mut TcpGuard,
+    past: &'a mut Past,
     mss: u16,
     segment_size: Option<u16>,
 }
 
 impl<'a, P: Port> Segment<'a, P> {
-    fn new(to_guest: &'a mut ToGuest<'_, P>, guard: &'a mut TcpGuard, mss: u16) -> Self {
+    fn new(
+        to_guest: &'a mut ToGuest<'_, P>,
+        guard: &'a mut TcpGuard,
+        past: &'a mut Past,
+        mss: u16,
+    ) -> Self {
         Self {
             port: to_guest.port,
             counters: to_guest.counters,
@@ -500,6 +623,7 @@ impl<'a, P: Port> Segment<'a, P> {
             guest_mac: to_guest.guest_mac,
             gateway_mac: to_guest.gateway_mac,
             guard,
+            past,
             mss,
             segment_size: None,
         }
@@ -510,6 +634,7 @@ impl<P: Port> TxToken for Segment<'_, P> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let packet = &mut self.scratch[IP_OFFSET..IP_OFFSET + len];
         let result = f(packet);
+        self.past.translate(&mut packet[IPV4_LEN..]);
         let header = TcpHeader::parse(&packet[IPV4_LEN..]).expect("smoltcp emits whole segments");
         let options = IPV4_LEN + TCP_LEN..IPV4_LEN + header.header_len;
         let scale = option(&packet[options.clone()], 3).and_then(|bytes| bytes.first().copied());

@@ -158,6 +158,11 @@ impl TcpGuard {
         !before(self.receive_next, self.receive_highest)
     }
 
+    /// Whether data that ends there fits the window as of our last segment.
+    pub fn is_within_window(&self, end: u32) -> bool {
+        end.wrapping_sub(self.receive_next) <= self.receive_window
+    }
+
     /// Whether a challenge may be sent now; counts it when it may.
     pub fn may_challenge(&mut self, now: Instant) -> bool {
         let may = self.last_challenge.is_none_or(|last| last + CHALLENGE_INTERVAL <= now);
@@ -165,6 +170,11 @@ impl TcpGuard {
             self.last_challenge = Some(now);
         }
         may
+    }
+
+    /// Follows an acknowledgement that we send beside smoltcp. The window stays: it moves on by as much.
+    pub fn observe_acknowledgement(&mut self, next: u32) {
+        self.receive_next = next;
     }
 
     /// What a challenge says.
