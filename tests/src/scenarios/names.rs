@@ -90,7 +90,7 @@ fn slow_conversations_with_the_names_are_few_and_end_and_cost_nobody_else(lab: &
     let (ticks, asked) = (datapath.ticks(), std::time::Instant::now());
     // Beside it, until all is over.
     let mut rounds = 0_u32;
-    while slow.ended().is_none() && asked.elapsed().as_secs() < 60 {
+    while slow.ended().is_none() && asked.elapsed().as_secs() < 200 {
         assert_eq!(dig(lab, "+short +time=2 +tries=1 web"), address);
         assert_eq!(dig(lab, "+short +tcp +time=2 +tries=1 web.hypr"), address);
         rounds += 1;
@@ -104,8 +104,7 @@ fn slow_conversations_with_the_names_are_few_and_end_and_cost_nobody_else(lab: &
     assert!((1..=16).contains(&open), "{said}");
     assert_eq!(datagram, "asked by a datagram: answered");
     let seconds: u64 = closed.split(' ').nth(2).and_then(|n| n.parse().ok()).expect("a number");
-    // Of five; their clock began before ours.
-    assert!((3..=15).contains(&seconds), "{said}");
+    assert!((5..=50).contains(&seconds), "idle for five seconds: {said}");
     assert_eq!(conversation, "asked by a conversation: answered");
     // A tick is 10 ms: half of the time, of which the neighbour's workloads take most.
     assert!(u128::from(used) * 10 < lasted.as_millis() / 2, "it spins: {used} ticks in {lasted:?}");
