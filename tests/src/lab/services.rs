@@ -40,7 +40,7 @@ pub(super) fn own_etc(host: &Machine, folder: &Folder) {
         "mkdir {overlay} && mount -t tmpfs tmpfs {overlay} && mkdir {overlay}/upper {overlay}/work
          mount -t overlay overlay -o lowerdir=/etc,upperdir={overlay}/upper,workdir={overlay}/work /etc
          rm -f /etc/resolv.conf && echo nameserver {UPSTREAM} >/etc/resolv.conf
-         : >/etc/subuid; : >/etc/subgid
+         rm -f /etc/subuid /etc/subgid; : >/etc/subuid; : >/etc/subgid
          umount /sys/fs/cgroup/unified 2>/dev/null || true"
     ));
 }
