@@ -34,7 +34,7 @@ pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 use folder::Folder;
 use person::Person;
 
-use crate::vm::{Image, build};
+use crate::vm::{Image, keep_image};
 
 /// Addresses of the lab (RFC 5737), fit for a command line.
 pub(crate) mod address {
@@ -123,10 +123,7 @@ impl Lab {
     /// What virtual machines boot, where the person can read it.
     pub(crate) fn guest_image(&self) -> &Image {
         self.guest.get_or_init(|| {
-            let program = std::env::current_exe().expect("this program has a path");
-            // target/guest, beside target/release.
-            let kept = program.ancestors().nth(2).expect("it lies in target/release").join("guest");
-            let built = build(&kept).unwrap_or_else(|error| panic!("no image of a guest: {error}"));
+            let built = keep_image().unwrap_or_else(|error| panic!("no image of a guest: {error}"));
             let image = Image { kernel: self.path("vmlinuz"), files: self.path("initrd") };
             for (from, to) in [(built.kernel, &image.kernel), (built.files, &image.files)] {
                 fs::copy(&from, to).expect("our folder");

@@ -33,7 +33,7 @@ pub(super) fn join(host: &Machine, upstream: &Machine) {
 
 /// An /etc of the host's own. An overlay, since a resolv.conf that is bound over cannot be replaced by
 /// renaming (EBUSY), and resolvers do that. On a machine with both kinds of control groups podman takes
-/// the wrong one; where the lab's root is not the machine's, the mount is locked and stays.
+/// the wrong one; where the lab's root is not the machine's, the mount is locked and is hidden instead.
 pub(super) fn own_etc(host: &Machine, folder: &Folder) {
     let overlay = folder.path("etc").display().to_string();
     host.sh(&format!(
@@ -41,7 +41,8 @@ pub(super) fn own_etc(host: &Machine, folder: &Folder) {
          mount -t overlay overlay -o lowerdir=/etc,upperdir={overlay}/upper,workdir={overlay}/work /etc
          rm -f /etc/resolv.conf && echo nameserver {UPSTREAM} >/etc/resolv.conf
          rm -f /etc/subuid /etc/subgid; : >/etc/subuid; : >/etc/subgid
-         umount /sys/fs/cgroup/unified 2>/dev/null || true"
+         unified=/sys/fs/cgroup/unified
+         ! [ -d $unified ] || umount $unified 2>/dev/null || mount -t tmpfs tmpfs $unified"
     ));
 }
 

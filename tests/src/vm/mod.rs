@@ -10,7 +10,16 @@ mod image;
 use std::path::Path;
 
 pub(crate) use guest::Guest;
-pub(crate) use image::{Image, build};
+pub(crate) use image::Image;
+use image::build;
+
+/// The image that is kept beside this program; made when it is not there.
+pub(crate) fn keep_image() -> Result<Image, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    // target/guest, beside target/release.
+    let target = program.ancestors().nth(2).ok_or("this program lies in no target/release")?;
+    build(&target.join("guest"))
+}
 
 /// Makes the image in `folder`, and prints the command that boots it, one word a line. The guest fetches
 /// the page at `greet` and serves what came of it.
