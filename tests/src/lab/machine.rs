@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::folder::Folder;
 use super::init::READY;
-use super::outcome::run;
+use super::outcome::{comes_true, run};
 
 /// A machine of the lab. Dropping it ends every process on it.
 pub(crate) struct Machine {
@@ -138,6 +138,9 @@ impl Drop for Background {
             let pid = i32::try_from(inside).ok().and_then(rustix::process::Pid::from_raw);
             let _ =
                 pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+            // It reaps that child and ends. Killed before, it would leave it to whoever is process 1 out
+            // there, which need not reap; and a machine ends only when all of its processes are reaped.
+            comes_true(|| self.ended().is_some());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
