@@ -125,7 +125,9 @@ fn control_killed_under_load_is_not_noticed_by_a_virtual_machine(lab: &Lab) {
         assert_eq!(lab.process(Role::Datapath), Some(datapath), "it is adopted");
     }
     let (code, printed) = db.finish();
-    assert_eq!(code, 0, "{printed}");
+    let status =
+        if code == 0 { String::new() } else { run(&mut lab.lichen(["status", "-o", "json"])).out };
+    assert_eq!(code, 0, "{printed}\n{status}");
     // A lease is given while control is not there.
     lab.process(Role::Control).expect("control").kill();
     lease(&mut db);
