@@ -7,6 +7,7 @@ mod datagram_batch;
 mod datagram_table;
 pub mod echo;
 pub mod idle_queue;
+mod past;
 pub mod published;
 mod ring_memory;
 pub mod tcp;

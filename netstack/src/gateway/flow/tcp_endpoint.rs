@@ -17,6 +17,7 @@ use smoltcp::phy::{
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
+use super::past::Past;
 use super::ring_memory::RingMemory;
 use super::tcp_guard::{Judgement, TcpGuard};
 use crate::counters::DropReason;
@@ -34,8 +35,6 @@ const CLOCK_SPEED: u64 = 10;
 const ACK_DELAY: std::time::Duration = std::time::Duration::from_millis(2);
 /// Segments emitted in one go; more wait for the next round, so that one flow cannot hold the worker.
 const MAX_BURST: usize = 64;
-/// Selective acknowledgement (RFC 2018).
-const SACK: u8 = 5;
 /// Closed sockets that wait for their next flow.
 const POOL_LEN: usize = 64;
 /// Least data in a segment that is offered to the host directly. What fits fewer segments of a wire waits for
@@ -67,18 +66,6 @@ pub struct Endpoint {
     guard: TcpGuard,
     reset_by_guest: bool,
     past: Past,
-}
-
-/// Data of the guest that the host has and smoltcp never saw. For smoltcp the bytes before and behind it are
-/// neighbours, so its numbers of the guest's bytes are lower than the guest's own.
-#[derive(Clone, Copy, Debug, Default)]
-struct Past {
-    /// By how much.
-    len: u32,
-    /// The guest's next byte, if we owe it an acknowledgement that smoltcp does not know of.
-    owed: Option<u32>,
-    /// The window field of the last segment that smoltcp saw.
-    window: u16,
 }
 
 impl TcpStack {
@@ -558,40 +545,6 @@ struct FromGuest<'a>(&'a [u8]);
 impl RxToken for FromGuest<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(self.0)
-    }
-}
-
-impl Past {
-    /// Turns smoltcp's numbers of the guest's bytes into the guest's own, in a segment of smoltcp's.
-    fn translate(&mut self, segment: &mut [u8]) {
-        if segment[13] & Flags::ACK == 0 {
-            return;
-        }
-        // It acknowledges all that has come, so nothing is owed.
-        self.owed = None;
-        if self.len == 0 {
-            return;
-        }
-        self.raise(&mut segment[8..12]);
-        let header_len = usize::from(segment[12] >> 4) * 4;
-        let mut options = &mut segment[TCP_LEN..header_len];
-        while let [kind, tail @ ..] = options {
-            let len = match (*kind, tail.first()) {
-                (0, _) | (_, None) => return,
-                (1, _) => 1,
-                (_, Some(len)) => usize::from(*len).clamp(2, options.len()),
-            };
-            let (option, rest) = std::mem::take(&mut options).split_at_mut(len);
-            if option[0] == SACK {
-                option[2..].chunks_exact_mut(4).for_each(|edge| self.raise(edge));
-            }
-            options = rest;
-        }
-    }
-
-    fn raise(&self, number: &mut [u8]) {
-        let theirs = u32::from_be_bytes((&*number).try_into().expect("four bytes"));
-        number.copy_from_slice(&theirs.wrapping_add(self.len).to_be_bytes());
     }
 }
 
