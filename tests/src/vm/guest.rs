@@ -23,9 +23,13 @@ pub(crate) fn qemu(image: &Image, agent: &Path) -> Vec<String> {
         "-display",
         "none",
         "-accel",
-        "tcg,thread=single",
+        "tcg,thread=multi",
         "-cpu",
         "max",
+        // For a machine that can have one processor only, QEMU before 8.0 leaves the guest's memory barriers
+        // out, and then a kick or a call gets lost now and then.
+        "-smp",
+        "1,maxcpus=2",
         "-M",
         "microvm,pit=off,pic=off,rtc=on,isa-serial=on",
         "-m",
