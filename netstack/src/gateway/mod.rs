@@ -335,13 +335,14 @@ impl<H: Host> Gateway<H> {
     }
 
     /// The socket of a published UDP port became readable. Answers whether more waits.
-    pub fn handle_published<P: Port, N>(
+    pub fn handle_published<P: Port>(
         &mut self,
-        cx: &mut GatewayContext<'_, P, H, N>,
+        cx: &mut FlowContext<'_, P, H>,
+        (port, network, directory): (&PortSpec, &NetworkView, &Directory),
         index: usize,
         buffer: &mut [u8],
     ) -> bool {
-        let (udp, port, network, directory) = (&self.udp, cx.port, cx.network, cx.directory);
+        let udp = &self.udp;
         let admission = Admission {
             guest: port.address,
             source: &|client, rule| forward_source(port, network, directory, rule, client),
@@ -350,7 +351,7 @@ impl<H: Host> Gateway<H> {
                 udp.contains(key) || port.allow_host.contains(&opening)
             },
         };
-        self.published.handle_ready(&mut cx.flow, index, buffer, &admission)
+        self.published.handle_ready(cx, index, buffer, &admission)
     }
 
     /// Sends what waits for the end of the batch.

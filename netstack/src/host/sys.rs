@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::epoll;
+use rustix::net::AddressFamily;
 
 pub use self::datagram::SysDatagram;
 pub use self::route::RouteQuery;
@@ -44,6 +45,14 @@ impl SysHost {
             | epoll::EventFlags::RDHUP
             | epoll::EventFlags::ET;
         self.watch(fd, token, flags)
+    }
+}
+
+/// The family of a socket that speaks with `to`.
+fn family(to: SocketAddr) -> AddressFamily {
+    match to {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
     }
 }
 

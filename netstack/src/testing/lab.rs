@@ -118,16 +118,7 @@ impl Lab {
     pub fn publish_port(&mut self, guest: usize, target_port: u16, source: SourceRule) -> u64 {
         let listener = self.world.listen();
         let id = listener.id;
-        let spec = ForwardSpec {
-            id: ForwardId(u32::from(target_port)),
-            port: self.ports[guest].0.id,
-            target_port,
-            protocol: Transport::Tcp,
-            bound: ([127, 0, 0, 1], target_port).into(),
-            source,
-        };
-        let socket = PublishedSocket::Tcp(listener);
-        self.command(WorkerCommand::SetForward { slot: number(guest), spec, socket });
+        self.set_forward(guest, target_port, source, PublishedSocket::Tcp(listener));
         id
     }
 
@@ -135,17 +126,29 @@ impl Lab {
     pub fn publish_udp(&mut self, guest: usize, target_port: u16, source: SourceRule) -> u64 {
         let socket = self.world.bind();
         let id = socket.id;
+        self.set_forward(guest, target_port, source, PublishedSocket::Udp(socket));
+        id
+    }
+
+    fn set_forward(
+        &mut self,
+        guest: usize,
+        target_port: u16,
+        source: SourceRule,
+        socket: PublishedSocket<SimListener, SimDatagram>,
+    ) {
         let spec = ForwardSpec {
             id: ForwardId(u32::from(target_port)),
             port: self.ports[guest].0.id,
             target_port,
-            protocol: Transport::Udp,
+            protocol: match socket {
+                PublishedSocket::Tcp(_) => Transport::Tcp,
+                PublishedSocket::Udp(_) => Transport::Udp,
+            },
             bound: ([127, 0, 0, 1], target_port).into(),
             source,
         };
-        let socket = PublishedSocket::Udp(socket);
         self.command(WorkerCommand::SetForward { slot: number(guest), spec, socket });
-        id
     }
 
     /// Takes back a published port of a guest.

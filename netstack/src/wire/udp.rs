@@ -3,9 +3,12 @@
 use std::net::SocketAddrV4;
 
 use super::checksum;
+use super::ipv4::IPV4_LEN;
 
 /// Bytes of a header.
 pub const UDP_LEN: usize = 8;
+/// Bytes of data that an IPv4 packet carries at most.
+pub const MAX_PAYLOAD: usize = 65_535 - IPV4_LEN - UDP_LEN;
 /// IP protocol number.
 pub const PROTOCOL_UDP: u8 = 17;
 

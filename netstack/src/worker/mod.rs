@@ -450,20 +450,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let Some(Some(open)) = self.slots.get_mut(usize::from(token.port)) else { return };
         let Some(network) = self.directory.network(open.spec.network) else { return };
         let index = token.index as usize;
-        if token.kind == TokenKind::Published {
-            let around = slot::Surroundings {
-                now,
-                host: &mut self.host,
-                names: &mut self.names,
-                network,
-                directory: &self.directory,
-                scratch: &mut self.scratch,
-            };
-            if open.handle_published(around, index, &mut self.received) {
-                self.again.push(token);
-            }
-            return self.end_batch(now, token.port);
-        }
         let mut cx = open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
         let more = match token.kind {
             TokenKind::Tcp => {
@@ -474,13 +460,15 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             TokenKind::Echo => {
                 cx.gateway.echo.handle_ready(&mut cx.flow, index, &mut self.received)
             }
+            TokenKind::Published => {
+                let home = (cx.port, network, &*self.directory);
+                cx.gateway.handle_published(&mut cx.flow, home, index, &mut self.received)
+            }
             TokenKind::Listener => {
                 self.accept(now, token);
                 false
             }
-            TokenKind::Frames | TokenKind::Names | TokenKind::Commands | TokenKind::Published => {
-                false
-            }
+            TokenKind::Frames | TokenKind::Names | TokenKind::Commands => false,
         };
         if more {
             self.again.push(token);

@@ -89,6 +89,7 @@ pub(super) struct Crossing {
 /// A slot's gateway together with what its flows need.
 pub(super) struct Served<'a, P, H: Host> {
     pub(super) gateway: &'a mut Gateway<H>,
+    pub(super) port: &'a PortSpec,
     pub(super) flow: FlowContext<'a, P, H>,
 }
 
@@ -250,6 +251,7 @@ impl<P: Port, H: Host> Slot<P, H> {
     ) -> Served<'a, P, H> {
         Served {
             gateway: &mut self.gateway,
+            port: &self.spec,
             flow: FlowContext {
                 now,
                 host,
@@ -293,17 +295,6 @@ impl<P: Port, H: Host> Slot<P, H> {
         let source = forward_source(&self.spec, network, directory, spec.source, client.into());
         let mut served = self.flow_context(now, host, &network.spec, scratch);
         served.gateway.tcp.handle_accepted(&mut served.flow, stream, source, guest);
-    }
-
-    /// Takes datagrams of a published port. Answers whether more waits.
-    pub(super) fn handle_published<N>(
-        &mut self,
-        around: Surroundings<'_, H, N>,
-        index: usize,
-        buffer: &mut [u8],
-    ) -> bool {
-        let (gateway, mut cx) = self.gateway_context(around);
-        gateway.handle_published(&mut cx, index, buffer)
     }
 
     /// Serves the flows that something happened to.

@@ -135,9 +135,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         // nsenter waits outside of the machine for its child inside, which hears no signal of it.
         if let Some(inside) = self.inside() {
-            let pid = i32::try_from(inside).ok().and_then(rustix::process::Pid::from_raw);
-            let _ =
-                pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+            kill(inside);
             // It reaps that child and ends. Killed before, it would leave it to whoever is process 1 out
             // there, which need not reap; and a machine ends only when all of its processes are reaped.
             comes_true(|| self.ended().is_some());

@@ -1,9 +1,9 @@
 //! Datagrams of one flow that wait for the end of the batch, to leave in one system call.
 
-/// Datagrams that the kernel takes at once.
+use crate::wire::udp::MAX_PAYLOAD;
+
+/// Datagrams that the kernel takes at once; together they may be as long as the longest.
 const MAX_DATAGRAMS: usize = 64;
-/// Bytes that the kernel takes at once: what an IPv4 packet carries of UDP.
-const MAX_BYTES: usize = 65_507;
 
 /// Datagrams of one flow and, but for the last, of one size.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Batch {
                 && !payload.is_empty()
                 && payload.len() <= self.size
                 && self.count < MAX_DATAGRAMS
-                && self.bytes.len() + payload.len() <= MAX_BYTES;
+                && self.bytes.len() + payload.len() <= MAX_PAYLOAD;
             if !fits {
                 return false;
             }

@@ -8,24 +8,21 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::datagram_table::{Bounds, DatagramTable};
-use super::udp::{MAX_BURST, Options, Outgoing, tell};
+use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
 use super::{FlowContext, FlowKey};
 use crate::counters::DropReason;
-use crate::host::{Arrival, Datagram, Host, TokenKind};
+use crate::host::{Arrival, Bounce, Datagram, Host, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::be16;
 use crate::wire::icmp::{ECHO_REPLY, ICMP_LEN, IcmpError, PROTOCOL_ICMP, echo_reply};
-use crate::wire::ipv4::{IPV4_LEN, Ipv4Header};
+use crate::wire::ipv4::Ipv4Header;
 
 /// Flows of one port at once.
 pub const MAX_FLOWS: usize = 256;
 /// How long a silent flow lives (RFC 5508 REQ-2: at least 60 s).
 pub const LIFETIME: Duration = Duration::from_secs(60);
 const BOUNDS: Bounds = Bounds { kind: TokenKind::Echo, flows: MAX_FLOWS, lifetime: LIFETIME };
-
-/// Bytes of the packet that an error about a request quotes.
-const QUOTE_LEN: usize = IPV4_LEN + ICMP_LEN;
 
 /// The echo flows of one port; each keeps its ping socket.
 pub struct EchoFlows<D> {
@@ -36,7 +33,7 @@ struct Flow<D> {
     socket: D,
     options: Options,
     /// Both headers of the last request.
-    quote: [u8; QUOTE_LEN],
+    quote: Quote,
 }
 
 /// A guest's echo request.
@@ -100,18 +97,13 @@ impl<D: Datagram> EchoFlows<D> {
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
         let flow = &mut entry.flow;
-        flow.quote = quote(packet, message);
+        flow.quote = Quote::at(packet, packet.len() - message.len());
         flow.options.change(Options::of(fragmentation, ttl), &mut flow.socket);
-        let Err(mut error) = flow.socket.send(message, None, None) else { return };
-        // An error of an earlier request is told by the next call, which then does nothing else.
-        if flow.tell_bounces(cx) > 0 && error.raw_os_error() != Some(libc::EMSGSIZE) {
-            match flow.socket.send(message, None, None) {
-                Ok(()) => return,
-                Err(again) => error = again,
-            }
+        let sending = Sending { bytes: message, segment_size: None, route: None };
+        let quote_of = quoting(flow.quote);
+        if let Err(unsent) = try_send(cx, &mut flow.socket, &sending, quote_of) {
+            tell(cx, &unsent.error, packet);
         }
-        cx.to_guest.counters.drop(DropReason::HostSend);
-        tell(cx, &error, packet);
     }
 
     fn open<P: Port, H: Host<Datagram = D>>(
@@ -124,7 +116,7 @@ impl<D: Datagram> EchoFlows<D> {
         }
         self.table.insert(cx.now, cx.slot, key, |token| {
             let socket = cx.host.open_echo(*key.remote.ip(), token)?;
-            Ok(Flow { socket, options: Options::default(), quote: [0; QUOTE_LEN] })
+            Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY })
         })
     }
 
@@ -147,7 +139,10 @@ impl<D: Datagram> EchoFlows<D> {
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(_) => drop(entry.flow.tell_bounces(cx)),
+                Err(_) => {
+                    let Flow { socket, quote, .. } = &mut entry.flow;
+                    tell_bounces(cx, socket, quoting(*quote));
+                }
             }
         }
         true
@@ -164,33 +159,12 @@ impl<D: Datagram> EchoFlows<D> {
     }
 }
 
-impl<D: Datagram> Flow<D> {
-    /// Tells the guest of the errors that came back, each about the request that it quotes; answers how
-    /// many.
-    fn tell_bounces<P: Port, H>(&mut self, cx: &mut FlowContext<'_, P, H>) -> usize {
-        let mut bounced = 0;
-        let mut header = [0; ICMP_LEN];
-        while bounced < MAX_BURST
-            && let Some(bounce) = self.socket.take_bounce(&mut header)
-        {
-            let mut quote = self.quote;
-            if bounce.quoted >= ICMP_LEN {
-                quote[QUOTE_LEN - 2..].copy_from_slice(&header[ICMP_LEN - 2..]);
-            }
-            cx.tell(bounce.error, bounce.from, &quote);
-            bounced += 1;
-        }
-        bounced
+/// Finds the request that an error is about: the last one, but with the sequence number that is quoted.
+fn quoting(last: Quote) -> impl Fn(&Bounce, &[u8]) -> Option<Quote> {
+    move |_, quoted| match quoted {
+        &[_, _, _, _, _, _, high, low] => Some(last.ending([high, low])),
+        _ => Some(last),
     }
-}
-
-/// Both headers of a packet, with the options of its IP header left out.
-fn quote(packet: &[u8], message: &[u8]) -> [u8; QUOTE_LEN] {
-    let mut quote = [0; QUOTE_LEN];
-    quote[..IPV4_LEN].copy_from_slice(&packet[..IPV4_LEN]);
-    quote[0] = 0x45;
-    quote[IPV4_LEN..].copy_from_slice(&message[..ICMP_LEN]);
-    quote
 }
 
 fn key(guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> FlowKey {

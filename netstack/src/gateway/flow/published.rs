@@ -126,11 +126,10 @@ impl<D: Datagram> PublishedFlows<D> {
         let found = openings.find(|(_, opening)| opening.spec.id == forward);
         let Some(opening) = found.map(|(index, _)| index) else { return };
         self.openings.remove(opening);
-        let of_opening = |entry: &Client| entry.opening == opening;
         let clients: Vec<usize> = self
             .clients
             .iter()
-            .filter(|(_, entry)| of_opening(&entry.flow))
+            .filter(|(_, entry)| entry.flow.opening == opening)
             .map(|(index, _)| index)
             .collect();
         clients.into_iter().for_each(|client| self.clients.close(client));
@@ -331,13 +330,14 @@ impl<D: Datagram> PublishedFlows<D> {
     ) {
         let Some(Client { opening, peer, quote }) = self.clients.get(client) else { return };
         let (opening, quote) = (*opening, *quote);
-        let sending = Sending { bytes, segment_size, route: Some(*peer), quote };
+        let sending = Sending { bytes, segment_size, route: Some(*peer) };
         let (clients, index) = (&self.clients, &self.index);
-        send(cx, &mut self.openings[opening].socket, &sending, |bounce| match bounce.from {
+        let quote_of = |bounce: &Bounce, _: &[u8]| match bounce.from {
             // The host's own word about what was just sent.
             None => Some(quote),
             Some(_) => quote_of(clients, index, opening, bounce),
-        });
+        };
+        send(cx, &mut self.openings[opening].socket, &sending, &quote, quote_of);
     }
 
     /// Tells the guest of answers that did not reach their clients.
@@ -348,7 +348,7 @@ impl<D: Datagram> PublishedFlows<D> {
     ) {
         let Some(open) = self.openings.get_mut(opening) else { return };
         let (clients, index) = (&self.clients, &self.index);
-        tell_bounces(cx, &mut open.socket, |bounce| quote_of(clients, index, opening, bounce));
+        tell_bounces(cx, &mut open.socket, |bounce, _| quote_of(clients, index, opening, bounce));
     }
 
     /// The guest says that nobody hears what a client sends: the client is forgotten. Nothing can be told

@@ -5,9 +5,9 @@
 //! that the host could not make. A published port goes the other way: the host has accepted, and our SYN
 //! goes to the guest (`Joined` at once, its socket in SYN-SENT).
 //!
-//! Invariants: bytes go straight between ring and socket, or from a frame to the socket, never through
-//! a buffer of ours; a side that
-//! finished is finished towards the other only after its bytes; a reset of one side is a reset of the other.
+//! Invariants: bytes go straight between ring and socket, or from a frame to the socket, never through a
+//! buffer of ours; a side that finished is finished towards the other only after its bytes; a reset of one
+//! side is a reset of the other.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

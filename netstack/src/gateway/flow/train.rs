@@ -1,16 +1,16 @@
 //! Datagrams of one sender and size that a socket of the host has brought, one after another in a buffer.
 
 use crate::host::Arrival;
+use crate::wire::udp::MAX_PAYLOAD;
 
-/// Bytes of all datagrams together: what one IPv4 packet carries of UDP, since all may go to the guest as one.
-const MAX_BYTES: usize = 65_507;
-
-/// Datagrams at the beginning of a buffer; all but the last have one size.
+/// Datagrams at the beginning of a buffer; all but the last have one size. Together they are no longer than
+/// the longest may be, since they may go to the guest as one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Train {
     len: usize,
     size: usize,
-    arrivals: usize,
+    /// There is one, which may have no bytes.
+    begun: bool,
 }
 
 impl Train {
@@ -21,18 +21,17 @@ impl Train {
 
     /// Adds what was received into the [room](Train::room); false when the train must go first.
     pub(super) fn add(&mut self, arrival: &Arrival) -> bool {
-        if self.arrivals == 0 {
-            *self = Self { len: arrival.len, size: arrival.segment_size, arrivals: 1 };
+        if !self.begun {
+            *self = Self { len: arrival.len, size: arrival.segment_size, begun: true };
             return true;
         }
         let last_was_whole = self.size > 0 && self.len.is_multiple_of(self.size);
         let is_alike = arrival.segment_size == self.size
             || arrival.len == arrival.segment_size && arrival.len < self.size;
         let fits =
-            last_was_whole && is_alike && arrival.len > 0 && self.len + arrival.len <= MAX_BYTES;
+            last_was_whole && is_alike && arrival.len > 0 && self.len + arrival.len <= MAX_PAYLOAD;
         if fits {
             self.len += arrival.len;
-            self.arrivals += 1;
         }
         fits
     }
@@ -46,7 +45,7 @@ impl Train {
 
     /// The datagrams and the size of each but the last, if there are any.
     pub(super) fn datagrams<'a>(&self, buffer: &'a [u8]) -> Option<(&'a [u8], usize)> {
-        (self.arrivals > 0).then(|| (&buffer[..self.len], self.size))
+        self.begun.then(|| (&buffer[..self.len], self.size))
     }
 }
 

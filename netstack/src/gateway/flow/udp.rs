@@ -92,21 +92,34 @@ impl Options {
     }
 }
 
+/// Bytes that follow the IP header in a [`Quote`] (RFC 792): the whole header of UDP and of an echo.
+pub(super) const QUOTED: usize = 8;
+
 /// What an ICMP error about a flow quotes: both headers of its last datagram.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quote([u8; IPV4_LEN + UDP_LEN]);
+pub(super) struct Quote([u8; IPV4_LEN + QUOTED]);
 
 impl Quote {
-    pub(super) const EMPTY: Self = Self([0; IPV4_LEN + UDP_LEN]);
+    pub(super) const EMPTY: Self = Self([0; IPV4_LEN + QUOTED]);
 
-    /// Of a guest's packet, with the options of its IP header left out.
+    /// Of a guest's UDP datagram.
     pub(super) fn of(outgoing: &Outgoing<'_>) -> Self {
-        let udp = outgoing.packet.len() - outgoing.payload.len() - UDP_LEN;
+        Self::at(outgoing.packet, outgoing.packet.len() - outgoing.payload.len() - UDP_LEN)
+    }
+
+    /// Of a guest's packet whose transport begins there, with the options of its IP header left out.
+    pub(super) fn at(packet: &[u8], transport: usize) -> Self {
         let mut quote = Self::EMPTY;
-        quote.0[..IPV4_LEN].copy_from_slice(&outgoing.packet[..IPV4_LEN]);
+        quote.0[..IPV4_LEN].copy_from_slice(&packet[..IPV4_LEN]);
         quote.0[0] = 0x45;
-        quote.0[IPV4_LEN..].copy_from_slice(&outgoing.packet[udp..udp + UDP_LEN]);
+        quote.0[IPV4_LEN..].copy_from_slice(&packet[transport..transport + QUOTED]);
         quote
+    }
+
+    /// The same with these as the last bytes.
+    pub(super) fn ending<const N: usize>(mut self, bytes: [u8; N]) -> Self {
+        self.0[IPV4_LEN + QUOTED - N..].copy_from_slice(&bytes);
+        self
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -255,7 +268,7 @@ impl<D: Datagram> UdpFlows<D> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let quote = entry.flow.quote;
-                    if tell_bounces(cx, &mut entry.flow.socket, |_| Some(quote)) == 0 {
+                    if tell_bounces(cx, &mut entry.flow.socket, |_, _| Some(quote)) == 0 {
                         tell(cx, &error, quote.bytes());
                     }
                 }
@@ -284,8 +297,8 @@ impl<D: Datagram> Flow<D> {
         segment_size: Option<usize>,
     ) {
         let quote = self.quote;
-        let sending = Sending { bytes, segment_size, route: None, quote };
-        send(cx, &mut self.socket, &sending, |_| Some(quote));
+        let sending = Sending { bytes, segment_size, route: None };
+        send(cx, &mut self.socket, &sending, &quote, |_, _| Some(quote));
     }
 }
 
@@ -296,46 +309,64 @@ pub(super) struct Sending<'a> {
     pub(super) segment_size: Option<usize>,
     /// Whereto, unless the socket is connected.
     pub(super) route: Option<Peer>,
-    /// What the guest is told is about.
-    pub(super) quote: Quote,
 }
 
-/// Sends datagrams of a guest, and tells it what came back for them or for earlier ones, which `quote_of`
-/// finds.
+/// What the host did not take.
+pub(super) struct Unsent {
+    pub(super) error: io::Error,
+    /// Errors of earlier datagrams that the guest was told of on the way.
+    bounced: usize,
+}
+
+/// Sends datagrams of a guest, and tells it what became of them; what came back for earlier ones is told
+/// too, about what `quote_of` finds.
 pub(super) fn send<P: Port, H, D: Datagram>(
     cx: &mut FlowContext<'_, P, H>,
     socket: &mut D,
     sending: &Sending<'_>,
-    quote_of: impl Fn(&Bounce) -> Option<Quote>,
+    quote: &Quote,
+    quote_of: impl Fn(&Bounce, &[u8]) -> Option<Quote>,
 ) {
-    let Sending { bytes, segment_size, route, quote } = sending;
-    let Err(mut error) = socket.send(bytes, *segment_size, *route) else { return };
-    // An error of an earlier datagram is told by the next call, which then does nothing else.
-    let bounced = tell_bounces(cx, socket, quote_of);
-    if bounced > 0 && error.raw_os_error() != Some(libc::EMSGSIZE) {
-        match socket.send(bytes, *segment_size, *route) {
-            Ok(()) => return,
-            Err(again) => error = again,
-        }
-    }
-    cx.to_guest.counters.drop(DropReason::HostSend);
-    if bounced == 0 {
+    if let Err(Unsent { error, bounced: 0 }) = try_send(cx, socket, sending, quote_of) {
         tell(cx, &error, quote.bytes());
     }
 }
 
-/// Tells the guest of the errors that came back to a socket; answers how many.
+/// Sends datagrams of a guest. What came back for earlier ones is told.
+pub(super) fn try_send<P: Port, H, D: Datagram>(
+    cx: &mut FlowContext<'_, P, H>,
+    socket: &mut D,
+    sending: &Sending<'_>,
+    quote_of: impl Fn(&Bounce, &[u8]) -> Option<Quote>,
+) -> Result<(), Unsent> {
+    let Sending { bytes, segment_size, route } = *sending;
+    let Err(mut error) = socket.send(bytes, segment_size, route) else { return Ok(()) };
+    // An error of an earlier datagram is told by the next call, which then does nothing else.
+    let bounced = tell_bounces(cx, socket, quote_of);
+    if bounced > 0 && error.raw_os_error() != Some(libc::EMSGSIZE) {
+        match socket.send(bytes, segment_size, route) {
+            Ok(()) => return Ok(()),
+            Err(again) => error = again,
+        }
+    }
+    cx.to_guest.counters.drop(DropReason::HostSend);
+    Err(Unsent { error, bounced })
+}
+
+/// Tells the guest of the errors that came back to a socket, each about what `quote_of` finds for it and the
+/// first bytes that it quotes; answers how many.
 pub(super) fn tell_bounces<P: Port, H, D: Datagram>(
     cx: &mut FlowContext<'_, P, H>,
     socket: &mut D,
-    quote_of: impl Fn(&Bounce) -> Option<Quote>,
+    quote_of: impl Fn(&Bounce, &[u8]) -> Option<Quote>,
 ) -> usize {
     let mut bounced = 0;
+    let mut quoted = [0; QUOTED];
     // No more than a burst may cause; the rest is told with the next.
     while bounced < MAX_BURST
-        && let Some(bounce) = socket.take_bounce(&mut [])
+        && let Some(bounce) = socket.take_bounce(&mut quoted)
     {
-        if let Some(quote) = quote_of(&bounce) {
+        if let Some(quote) = quote_of(&bounce, &quoted[..bounce.quoted.min(QUOTED)]) {
             cx.tell(bounce.error, bounce.from, quote.bytes());
         }
         bounced += 1;

@@ -13,6 +13,7 @@ use rustix::net::{
 };
 
 use super::ancillary::{Control, receive_message, send_message, set_option};
+use super::family;
 use crate::host::{Arrival, Bounce, Datagram, Fragmentation, Peer};
 
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
@@ -27,11 +28,7 @@ pub struct SysDatagram {
 
 impl SysDatagram {
     pub(super) fn udp(to: SocketAddr) -> io::Result<Self> {
-        let family = match to {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let fd = socket_with(family, SocketType::DGRAM, FLAGS, Some(ipproto::UDP))?;
+        let fd = socket_with(family(to), SocketType::DGRAM, FLAGS, Some(ipproto::UDP))?;
         connect(&fd, &to)?;
         let socket = Self { fd };
         socket.want_errors(to.is_ipv4());

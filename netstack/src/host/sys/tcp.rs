@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with,
-    connect, ipproto, recv, send, shutdown, socket_with, sockopt,
+    RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, ipproto,
+    recv, send, shutdown, socket_with, sockopt,
 };
 
+use super::family;
 use crate::host::{Listener, Stream};
 
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
@@ -23,11 +24,7 @@ pub struct SysStream {
 
 impl SysStream {
     pub(super) fn connect(to: SocketAddr) -> io::Result<Self> {
-        let family = match to {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let fd = socket_with(family, SocketType::STREAM, FLAGS, Some(ipproto::TCP))?;
+        let fd = socket_with(family(to), SocketType::STREAM, FLAGS, Some(ipproto::TCP))?;
         let stream = Self::tuned(fd);
         match connect(&stream.fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
