@@ -1,8 +1,14 @@
 //! Where frames come from and go to: one port is one network interface of one workload.
 
+pub mod alarm;
+pub mod framing;
 pub mod tap;
 pub mod to_guest;
+pub mod unix_datagram;
+pub mod unix_stream;
+pub mod watch;
 
+use crate::counters::DropReason;
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
 
@@ -24,6 +30,11 @@ pub trait Port {
     /// nothing was.
     fn flush(&mut self);
 
+    /// How many frames it had taken and has lost after all, since that was last asked.
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;
 }
@@ -37,6 +48,8 @@ pub enum Receive {
     Empty,
     /// The guest has offered something that is no frame; the next may be one.
     Malformed,
+    /// What came is dropped for that reason; the next may be a frame.
+    Dropped(DropReason),
     /// Never again.
     Gone,
 }

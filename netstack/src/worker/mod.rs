@@ -356,6 +356,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
                 open.io.flush();
+                open.counters.lose(open.io.take_lost());
             }
         }
     }
@@ -414,6 +415,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 Receive::Frame(len) => len,
                 Receive::Malformed => {
                     open.counters.drop(DropReason::RingError);
+                    continue;
+                }
+                Receive::Dropped(reason) => {
+                    open.counters.drop(reason);
                     continue;
                 }
                 Receive::Empty => return Taken::All,

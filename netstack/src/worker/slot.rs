@@ -123,6 +123,7 @@ impl<P: Port, H: Host> Slot<P, H> {
     /// Changes how the port's frames come; answers how they came before.
     pub(super) fn plug(&mut self, io: P) -> P {
         self.io.flush();
+        self.counters.lose(self.io.take_lost());
         self.own_mac = OwnMac::Unknown;
         std::mem::replace(&mut self.io, io)
     }

@@ -131,7 +131,7 @@ impl Bed {
             loop {
                 match rings.receive(&mut buffer) {
                     Receive::Frame(len) => frames.push(buffer[..len].to_vec()),
-                    Receive::Malformed => {}
+                    Receive::Malformed | Receive::Dropped(_) => {}
                     Receive::Empty | Receive::Gone => break,
                 }
             }
