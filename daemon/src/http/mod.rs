@@ -1,5 +1,6 @@
 //! The API's HTTP: who may speak, how much, how long; and which path means which method of [`App`].
 
+mod body;
 mod connections;
 mod peer;
 mod request;
@@ -16,8 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::app::{App, Refusal};
+use body::Body;
 use connections::Connections;
-use request::{Body, answer_refusal};
+use request::answer_refusal;
 
 /// Longest wait for the head of a request, and so for an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);

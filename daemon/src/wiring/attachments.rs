@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use lichen_netstack::command::{Attachment, LinkState, PortSpec};
 use lichen_netstack::datapath::Attacher;
 use lichen_netstack::ids::PortId;
+use lichen_netstack::port::recording::{Recorder, Recording};
 use lichen_netstack::port::tap::Tap;
 use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
@@ -31,6 +32,8 @@ pub enum Attached {
     UnixStream(Box<UnixStreamPort>),
     /// As datagrams.
     UnixDatagram(Box<UnixDatagramPort>),
+    /// However they come, while somebody records them.
+    Recorded(Box<Recording<Attached>>),
     /// Not at all, until a guest connects.
     Unplugged,
 }
@@ -43,6 +46,7 @@ macro_rules! each {
             Attached::VhostUser($io) => $call,
             Attached::UnixStream($io) => $call,
             Attached::UnixDatagram($io) => $call,
+            Attached::Recorded($io) => $call,
             Attached::Unplugged => $unplugged,
         }
     };
@@ -64,10 +68,39 @@ impl Port for Attached {
 
     fn flush(&mut self) {
         each!(self, io => io.flush(), {});
+        if let Self::Recorded(recording) = self
+            && recording.is_over()
+        {
+            self.take_recorders();
+        }
     }
 
     fn take_lost(&mut self) -> u64 {
         each!(self, io => io.take_lost(), 0)
+    }
+
+    fn record(&mut self, recorder: Box<dyn Recorder>) {
+        if !matches!(self, Self::Recorded(_)) {
+            let plain = std::mem::replace(self, Self::Unplugged);
+            *self = Self::Recorded(Box::new(Recording::new(plain)));
+        }
+        if let Self::Recorded(recording) = self {
+            recording.record(recorder);
+        }
+    }
+
+    fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
+        match std::mem::replace(self, Self::Unplugged) {
+            Self::Recorded(mut recording) => {
+                let recorders = recording.take_recorders();
+                *self = recording.into_port();
+                recorders
+            }
+            plain => {
+                *self = plain;
+                Vec::new()
+            }
+        }
     }
 
     fn offloads(&self) -> Offloads {

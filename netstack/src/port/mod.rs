@@ -2,12 +2,14 @@
 
 pub mod alarm;
 pub mod framing;
+pub mod recording;
 pub mod tap;
 pub mod to_guest;
 pub mod unix_datagram;
 pub mod unix_stream;
 pub mod watch;
 
+use self::recording::Recorder;
 use crate::counters::DropReason;
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
@@ -33,6 +35,16 @@ pub trait Port {
     /// How many frames it had taken and has lost after all, since that was last asked.
     fn take_lost(&mut self) -> u64 {
         0
+    }
+
+    /// Shows every frame from now on to `recorder`. A port that cannot do that lets go of it at once.
+    fn record(&mut self, recorder: Box<dyn Recorder>) {
+        drop(recorder);
+    }
+
+    /// Takes back who is shown the frames.
+    fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
+        Vec::new()
     }
 
     /// What the receiver of transmitted frames does itself.

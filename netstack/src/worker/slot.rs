@@ -8,7 +8,8 @@ use slab::Slab;
 use super::WorkerEvent;
 use crate::budget::TokenBucket;
 use crate::command::{
-    Attachment, Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, Transport,
+    Attachment, Budget, Event, FlowRow, ForwardSpec, NetworkSpec, PortSpec, PortStatistics,
+    Transport,
 };
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
@@ -126,7 +127,15 @@ impl<P: Port, H: Host> Slot<P, H> {
         self.io.flush();
         self.counters.lose(self.io.take_lost());
         self.own_mac = OwnMac::Unknown;
-        std::mem::replace(&mut self.io, io)
+        self.replace_io(io)
+    }
+
+    /// Changes how the port's frames come; who sees them stays.
+    pub(super) fn replace_io(&mut self, io: P) -> P {
+        let recorders = self.io.take_recorders();
+        let before = std::mem::replace(&mut self.io, io);
+        recorders.into_iter().for_each(|recorder| self.io.record(recorder));
+        before
     }
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.
@@ -382,6 +391,24 @@ impl<P: Port, H: Host> Slot<P, H> {
                 suppressed: std::mem::take(&mut self.suppressed),
             }));
         }
+    }
+
+    /// The flows, as they are shown.
+    pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = FlowRow> {
+        let gateway = &self.gateway;
+        let datagrams = gateway.udp.views().chain(gateway.published.views());
+        let views = gateway.tcp.views().chain(datagrams).chain(gateway.echo.views());
+        let port = self.spec.id.0;
+        views.map(move |view| FlowRow {
+            port,
+            protocol: view.protocol,
+            guest: view.key.guest.into(),
+            remote: view.key.remote.into(),
+            state: view.state,
+            idle: now.since(view.heard).as_secs(),
+            from_guest: view.traffic.from_guest,
+            to_guest: view.traffic.to_guest,
+        })
     }
 
     /// Counters and gauges.

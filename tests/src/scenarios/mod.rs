@@ -14,6 +14,7 @@ mod inheritance;
 mod lab_itself;
 mod leases;
 mod names;
+mod observing;
 mod offload;
 mod outward;
 mod privileges;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
         frame_sockets::SCENARIOS,
+        observing::SCENARIOS,
     ]
     .concat()
 }

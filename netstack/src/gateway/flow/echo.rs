@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::datagram_table::{Bounds, DatagramTable};
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
+use super::view::FlowView;
 use super::{FlowContext, FlowKey};
+use crate::command::FlowProtocol;
 use crate::counters::DropReason;
 use crate::host::{Arrival, Bounce, Datagram, Host, TokenKind};
 use crate::port::Port;
@@ -66,6 +68,11 @@ impl<D: Datagram> EchoFlows<D> {
         self.table.len() == 0
     }
 
+    /// The flows as they are shown.
+    pub fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.table.views(FlowProtocol::Icmp)
+    }
+
     /// Whether the guest has such a flow already.
     pub fn contains(&self, guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> bool {
         self.table.find(&key(guest, identifier, to)).is_some()
@@ -96,6 +103,7 @@ impl<D: Datagram> EchoFlows<D> {
         };
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
+        entry.traffic.from_guest += message.len() as u64;
         let flow = &mut entry.flow;
         flow.quote = Quote::at(packet, packet.len() - message.len());
         flow.options.change(Options::of(fragmentation, ttl), &mut flow.socket);
@@ -132,6 +140,7 @@ impl<D: Datagram> EchoFlows<D> {
             match entry.flow.socket.receive(buffer) {
                 Ok(Arrival { len, .. }) if len >= ICMP_LEN && buffer[0] == ECHO_REPLY => {
                     entry.heard = cx.now;
+                    entry.traffic.to_guest += len as u64;
                     let FlowKey { guest, remote } = entry.key;
                     let (sequence, data) = (be16(buffer, 6), &buffer[ICMP_LEN..len]);
                     let reply = echo_reply(guest.port(), sequence, data);

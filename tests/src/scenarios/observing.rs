@@ -1,0 +1,211 @@
+//! What shows the datapath at work: flows, metrics, captures, and why frames are dropped.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::thread;
+use std::time::Duration;
+
+use crate::lab::address::UPSTREAM;
+use crate::lab::{Background, Lab, Role, eventually, run};
+use crate::runner::scenarios;
+
+scenarios![
+    a_flow_is_shown_while_it_lives_with_what_it_has_carried,
+    metrics_tell_what_was_carried_and_dropped_and_are_served_on_request,
+    a_capture_holds_what_passes_between_workloads_and_outside,
+    a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone,
+];
+
+fn a_flow_is_shown_while_it_lives_with_what_it_has_carried(lab: &Lab) {
+    lab.web_server("web", &["-p", "8090:80"]);
+    let far = format!("iperf3 -c {UPSTREAM} -t 5 -i 0");
+    let words = ["run", "--name", "busy", "--", "sh", "-c", &far];
+    let _busy = Background::start(&mut lab.lichen_with(&words), &lab.path("logs"));
+    let mut shown = String::new();
+    eventually("its flow is shown", || {
+        shown = run(&mut lab.lichen(["flows", "busy"])).success();
+        shown.contains(&format!("{UPSTREAM}:5201")) && shown.contains("MiB")
+    });
+    assert!(shown.starts_with("WORKLOAD") && shown.contains("established"), "{shown}");
+    assert!(!shown.contains("web"), "{shown}");
+    let json = run(&mut lab.lichen(["flows", "-o", "json"])).success();
+    assert!(json.contains("\"bytes_from_guest\"") && json.contains("\"left_out\": 0"), "{json}");
+    let unknown = run(&mut lab.lichen(["flows", "nobody"])).exits(1);
+    assert!(unknown.err.contains("no workload `nobody`"), "{}", unknown.err);
+}
+
+fn metrics_tell_what_was_carried_and_dropped_and_are_served_on_request(lab: &Lab) {
+    lab.web_server("web", &[]);
+    lab.in_workload("curl -sS http://web/");
+    // Refused, and counted with its reason.
+    let words = "curl -sS -m 5 http://169.254.169.254/; sleep 2";
+    let _asks = Background::start(
+        &mut lab.lichen_with(&["run", "--name", "asks", "--", "sh", "-c", words]),
+        &lab.path("logs"),
+    );
+    eventually("the refusal is counted", || {
+        let text = run(&mut lab.lichen(["metrics"])).success();
+        text.lines().any(|line| {
+            line.starts_with("lichen_port_drops_total{")
+                && line.contains("workload=\"asks\"")
+                && line.contains("network=\"bridge\",reason=\"metadata\"}")
+        })
+    });
+    let explained = run(&mut lab.lichen(["explain", "drop", "metadata"])).success();
+    assert!(explained.contains("metadata address"), "{explained}");
+    let list = run(&mut lab.lichen(["explain", "drop"])).success();
+    assert!(list.contains("mac_spoof") && list.lines().count() > 40, "{list}");
+    let unknown = run(&mut lab.lichen(["explain", "drop", "nonsense"])).exits(1);
+    assert!(unknown.err.contains("lichen explain drop"), "{}", unknown.err);
+
+    let _served = Background::start(
+        &mut lab.lichen_with(&["metrics", "--listen", "127.0.0.1:9464"]),
+        &lab.path("logs"),
+    );
+    let fetch = |words: &[&str]| {
+        let all = [&["curl", "-sS", "-m", "5", "-o", "/dev/stdout", "-w", "%{http_code}"], words];
+        run(&mut lab.person(&all.concat())).out
+    };
+    eventually("they are served", || fetch(&["http://127.0.0.1:9464/metrics"]).ends_with("200"));
+    let text = fetch(&["http://127.0.0.1:9464/metrics"]);
+    assert!(text.contains("workload=\"web\"") && text.contains("# TYPE lichen_info"), "{text}");
+    let rebound = ["-H", "Host: evil.example", "http://127.0.0.1:9464/metrics"];
+    assert!(fetch(&rebound).ends_with("421"));
+    assert!(fetch(&["http://127.0.0.1:9464/v1/workloads"]).ends_with("404"));
+    // Half a request costs its sender a while, and nobody else more than that.
+    let half = "(printf 'GET /met'; sleep 7) | timeout 8 nc 127.0.0.1 9464 >/dev/null &";
+    run(&mut lab.person(&["sh", "-c", half])).success();
+    eventually("they are served again", || {
+        fetch(&["http://127.0.0.1:9464/metrics"]).ends_with("200")
+    });
+}
+
+/// One block of a pcapng file.
+struct Block<'a> {
+    kind: u32,
+    body: &'a [u8],
+}
+
+/// The blocks of a file, which must be whole.
+#[track_caller]
+fn blocks(mut file: &[u8]) -> Vec<Block<'_>> {
+    let mut found = Vec::new();
+    while !file.is_empty() {
+        let len = word(file, 4) as usize;
+        assert!(len >= 12 && len.is_multiple_of(4) && len <= file.len(), "a block of {len} bytes");
+        assert_eq!(word(file, len - 4) as usize, len, "both lengths agree");
+        found.push(Block { kind: word(file, 0), body: &file[8..len - 4] });
+        file = &file[len..];
+    }
+    found
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// A packet of a capture: its interface, when, and its bytes.
+struct Packet<'a> {
+    interface: u32,
+    at: u64,
+    len: u32,
+    bytes: &'a [u8],
+}
+
+fn packets<'a>(blocks: &'a [Block<'a>]) -> Vec<Packet<'a>> {
+    let of = |block: &'a Block<'a>| {
+        let kept = word(block.body, 12) as usize;
+        Packet {
+            interface: word(block.body, 0),
+            at: u64::from(word(block.body, 4)) << 32 | u64::from(word(block.body, 8)),
+            len: word(block.body, 16),
+            bytes: &block.body[20..20 + kept],
+        }
+    };
+    blocks.iter().filter(|block| block.kind == 6).map(of).collect()
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn a_capture_holds_what_passes_between_workloads_and_outside(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let asks = "sleep 2; curl -sS http://web/; curl -sS http://outside.example/; sleep 1";
+    let words = ["run", "--name", "asks", "--", "sh", "-c", asks];
+    let client = Background::start(&mut lab.lichen_with(&words), &lab.path("logs"));
+    eventually("both are there", || {
+        let list = run(&mut lab.lichen(["ps"])).success();
+        list.matches("running").count() == 2
+    });
+    let path = lab.path("home/all.pcapng");
+    let file = path.display().to_string();
+    let mut all =
+        Background::start(&mut lab.lichen_with(&["capture", "-w", &file]), &lab.path("logs"));
+    let few = run(&mut lab.lichen([
+        "capture",
+        "--workload",
+        "web",
+        "-c",
+        "5",
+        "--snaplen",
+        "60",
+        "-w",
+        "-",
+    ]));
+    assert_eq!(few.code, Some(0), "{}", few.err);
+    assert!(few.err.contains("5 frames captured, 0 lost"), "{}", few.err);
+    eventually("the client has what it asked for", || client.printed().contains("outside"));
+    eventually("the capture has it too", || {
+        let file = fs::read(&path).unwrap_or_default();
+        contains(&file, b"hello from a workload") && contains(&file, b"hello from outside")
+    });
+    all.interrupt();
+    eventually("it ends", || all.ended() == Some(0));
+    assert!(all.printed().contains("frames captured, 0 lost"), "{}", all.printed());
+    assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+
+    let file = fs::read(&path).expect("a file");
+    let blocks = blocks(&file);
+    assert_eq!((blocks[0].kind, word(blocks[0].body, 0)), (0x0a0d_0d0a, 0x1a2b_3c4d));
+    let interfaces: Vec<&Block<'_>> = blocks.iter().filter(|block| block.kind == 1).collect();
+    assert_eq!(interfaces.len(), 2, "one for each workload");
+    assert!(contains(interfaces[0].body, b"web") && contains(interfaces[1].body, b"asks"));
+    let packets = packets(&blocks);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    for packet in &packets {
+        assert_eq!(packet.len as usize, packet.bytes.len(), "nothing is cut");
+        assert!(now.as_nanos() as u64 - packet.at < 60_000_000_000, "nanoseconds since 1970");
+    }
+    // What goes from one workload to the other passes both ports.
+    let seen_at = |interface| {
+        packets
+            .iter()
+            .any(|it| it.interface == interface && contains(it.bytes, b"hello from a workload"))
+    };
+    assert!(seen_at(0) && seen_at(1));
+}
+
+fn a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone(lab: &Lab) {
+    lab.web_server("web", &[]);
+    // A reader that never reads: frames are lost to it and to nobody else.
+    let words = format!("{} capture -w - | sleep 30", lab.path("bin/lichen").display());
+    let slow = Background::start(&mut lab.person(&["sh", "-c", &words]), &lab.path("logs"));
+    thread::sleep(Duration::from_millis(500));
+    let datapath = lab.process(Role::Datapath).expect("a datapath");
+    let threads = |name: &str| datapath.status("Threads").parse::<u32>().expect(name);
+    let during = threads("a number");
+    let printed = lab.in_workload(&format!("iperf3 -c {UPSTREAM} -t 2 -i 0"));
+    assert!(printed.contains("receiver"), "{printed}");
+    drop(slow);
+    eventually("the capture's thread has ended", || threads("a number") < during);
+    assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
+    // Control dies: its captures end, and say so.
+    let mut left =
+        Background::start(&mut lab.lichen(["capture", "-w", "/dev/null"]), &lab.path("logs"));
+    eventually("it runs", || threads("a number") == during);
+    lab.process(Role::Control).expect("control").kill();
+    eventually("it ends", || left.ended().is_some());
+    assert_eq!(left.ended(), Some(1), "{}", left.printed());
+    eventually("the thread too", || threads("a number") < during);
+}
