@@ -321,7 +321,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             && let Some(network) = self.directory.network(open.spec.network)
         {
             open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
-            open.io.flush();
+            open.flush();
         }
         self.share_descriptors();
     }
@@ -356,7 +356,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn flush(&mut self) {
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-                open.io.flush();
+                open.flush();
             }
         }
     }

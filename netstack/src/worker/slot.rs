@@ -123,9 +123,16 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Changes how the port's frames come; answers how they came before.
     pub(super) fn plug(&mut self, io: P) -> P {
-        self.io.flush();
+        self.flush();
         self.own_mac = OwnMac::Unknown;
         std::mem::replace(&mut self.io, io)
+    }
+
+    /// Lets the guest know of what was done for it.
+    pub(super) fn flush(&mut self) {
+        for _ in 0..self.io.flush() {
+            self.counters.drop(DropReason::RingError);
+        }
     }
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.
