@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use lichen_netstack::command::{Attachment, LinkState, PortSpec};
+use lichen_netstack::counters::Counters;
 use lichen_netstack::datapath::Attacher;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::recording::{Recorder, Recording};
@@ -66,17 +67,13 @@ impl Port for Attached {
         each!(self, io => io.has_room(), false)
     }
 
-    fn flush(&mut self) {
-        each!(self, io => io.flush(), {});
+    fn flush(&mut self, counters: &mut Counters) {
+        each!(self, io => io.flush(counters), {});
         if let Self::Recorded(recording) = self
             && recording.is_over()
         {
             self.take_recorders();
         }
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        each!(self, io => io.take_lost(), 0)
     }
 
     fn record(&mut self, recorder: Box<dyn Recorder>) {

@@ -414,6 +414,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
+    use lichen_netstack::counters::Counters;
     use lichen_netstack::port::{MAX_FRAME, Port as _, Receive};
     use rustix::event::epoll;
 
@@ -460,7 +461,7 @@ mod tests {
         fn transmit(&self) {
             let mut port = self.plugged.lock().unwrap();
             port.transmit(&[0; 12 + 60]);
-            port.flush();
+            port.flush(&mut Counters::default());
         }
     }
 

@@ -10,7 +10,7 @@ pub mod unix_stream;
 pub mod watch;
 
 use self::recording::Recorder;
-use crate::counters::DropReason;
+use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
 
@@ -29,13 +29,8 @@ pub trait Port {
     fn has_room(&mut self) -> bool;
 
     /// Ends a turn: what was taken and given since the last call is made known to the guest. Cheap when
-    /// nothing was.
-    fn flush(&mut self);
-
-    /// How many frames it had taken and has lost after all, since that was last asked.
-    fn take_lost(&mut self) -> u64 {
-        0
-    }
+    /// nothing was. Frames that were taken and are lost after all are counted.
+    fn flush(&mut self, counters: &mut Counters);
 
     /// Shows every frame from now on to `recorder`. A port that cannot do that lets go of it at once.
     fn record(&mut self, recorder: Box<dyn Recorder>) {
@@ -58,9 +53,7 @@ pub enum Receive {
     Frame(usize),
     /// Nothing for now.
     Empty,
-    /// The guest has offered something that is no frame; the next may be one.
-    Malformed,
-    /// What came is dropped for that reason; the next may be a frame.
+    /// What came is no frame of the guest's, for that reason; the next may be one.
     Dropped(DropReason),
     /// Never again.
     Gone,

@@ -4,6 +4,7 @@
 //! unwrapped when nobody is left, so recording costs nothing when it is off.
 
 use super::{Offloads, Port, Receive, Transmit};
+use crate::counters::Counters;
 use crate::frame::vnet_header::VNET_LEN;
 
 /// Which way a frame went.
@@ -83,13 +84,9 @@ impl<P: Port> Port for Recording<P> {
         self.port.has_room()
     }
 
-    fn flush(&mut self) {
-        self.port.flush();
+    fn flush(&mut self, counters: &mut Counters) {
+        self.port.flush(counters);
         self.recorders.retain_mut(|it| it.flush() == Interest::More);
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        self.port.take_lost()
     }
 
     fn record(&mut self, recorder: Box<dyn Recorder>) {

@@ -22,7 +22,7 @@ use rustix::time::{
 use super::alarm::{Alarm, Ended};
 use super::watch::FrameWatch;
 use super::{Offloads, Port, Receive, Transmit};
-use crate::counters::DropReason;
+use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
 
 /// What vfkit and krunkit say first; it is no frame.
@@ -219,12 +219,9 @@ impl Port for UnixDatagramPort {
         !self.has_ended && self.backlog.is_empty()
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, counters: &mut Counters) {
         // Each datagram has told its receiver already.
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+        counters.lose(std::mem::take(&mut self.lost));
     }
 
     fn offloads(&self) -> Offloads {

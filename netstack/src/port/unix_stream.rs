@@ -14,6 +14,7 @@ use super::alarm::{Alarm, Ended};
 use super::framing::{Inbox, Outbox};
 use super::watch::{FrameWatch, Hears};
 use super::{Offloads, Port, Receive, Transmit};
+use crate::counters::Counters;
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
 
 /// Bytes that are written at once where a turn has so many.
@@ -152,14 +153,11 @@ impl Port for UnixStreamPort {
         self.state == State::Open
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, counters: &mut Counters) {
         if self.state == State::Open {
             self.drain();
         }
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+        counters.lose(std::mem::take(&mut self.lost));
     }
 
     fn offloads(&self) -> Offloads {

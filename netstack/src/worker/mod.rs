@@ -359,7 +359,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             && let Some(network) = self.directory.network(open.spec.network)
         {
             open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
-            open.io.flush();
+            open.flush();
         }
         self.share_descriptors();
     }
@@ -394,8 +394,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn flush(&mut self) {
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-                open.io.flush();
-                open.counters.lose(open.io.take_lost());
+                open.flush();
             }
         }
     }
@@ -453,10 +452,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
             let len = match open.io.receive(received) {
                 Receive::Frame(len) => len,
-                Receive::Malformed => {
-                    open.counters.drop(DropReason::RingError);
-                    continue;
-                }
                 Receive::Dropped(reason) => {
                     open.counters.drop(reason);
                     continue;

@@ -124,8 +124,7 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Changes how the port's frames come; answers how they came before.
     pub(super) fn plug(&mut self, io: P) -> P {
-        self.io.flush();
-        self.counters.lose(self.io.take_lost());
+        self.flush();
         self.own_mac = OwnMac::Unknown;
         self.replace_io(io)
     }
@@ -136,6 +135,11 @@ impl<P: Port, H: Host> Slot<P, H> {
         let before = std::mem::replace(&mut self.io, io);
         recorders.into_iter().for_each(|recorder| self.io.record(recorder));
         before
+    }
+
+    /// Lets the guest know of what was done for it.
+    pub(super) fn flush(&mut self) {
+        self.io.flush(&mut self.counters);
     }
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
 
+use super::virtual_machines::received;
 use crate::lab::address::UPSTREAM;
 use crate::lab::{Background, Lab, Role, eventually, run};
 use crate::runner::scenarios;
@@ -63,7 +64,7 @@ fn metrics_tell_what_was_carried_and_dropped_and_are_served_on_request(lab: &Lab
         &lab.path("logs"),
     );
     let fetch = |words: &[&str]| {
-        let all = [&["curl", "-sS", "-m", "5", "-o", "/dev/stdout", "-w", "%{http_code}"], words];
+        let all = [&["curl", "-sS", "-m", "5", "-w", "%{http_code}"], words];
         run(&mut lab.person(&all.concat())).out
     };
     eventually("they are served", || fetch(&["http://127.0.0.1:9464/metrics"]).ends_with("200"));
@@ -187,25 +188,57 @@ fn a_capture_holds_what_passes_between_workloads_and_outside(lab: &Lab) {
 }
 
 fn a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone(lab: &Lab) {
-    lab.web_server("web", &[]);
-    // A reader that never reads: frames are lost to it and to nobody else.
-    let words = format!("{} capture -w - | sleep 30", lab.path("bin/lichen").display());
-    let slow = Background::start(&mut lab.person(&["sh", "-c", &words]), &lab.path("logs"));
-    thread::sleep(Duration::from_millis(500));
+    run(&mut lab.lichen(["run", "-d", "--name", "far", "--", "iperf3", "-s"])).success();
     let datapath = lab.process(Role::Datapath).expect("a datapath");
-    let threads = |name: &str| datapath.status("Threads").parse::<u32>().expect(name);
-    let during = threads("a number");
-    let printed = lab.in_workload(&format!("iperf3 -c {UPSTREAM} -t 2 -i 0"));
-    assert!(printed.contains("receiver"), "{printed}");
-    drop(slow);
-    eventually("the capture's thread has ended", || threads("a number") < during);
-    assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
+    let threads = || datapath.status("Threads").parse::<u32>().expect("a number");
+    let before = threads();
+    let program = lab.path("bin/lichen").display().to_string();
+    let (file, said) = (lab.path("home/slow.pcapng"), lab.path("home/slow.log"));
+
+    // A reader that reads nothing for a while: frames are lost to it and to nobody else.
+    let slow = format!(
+        "timeout -s INT 8 {program} capture --workload far -w - 2>{} | (sleep 4; cat >{})",
+        said.display(),
+        file.display()
+    );
+    let mut slow = Background::start(&mut lab.person(&["sh", "-c", &slow]), &lab.path("logs"));
+    eventually("the capture runs", || threads() > before);
+    let printed = lab.in_workload("iperf3 -c far -t 2 -i 0");
+    println!("   while nobody reads: {:.2} Gbit/s", received(&printed));
+    assert!(received(&printed) > 0.0, "{printed}");
+    let patience = std::time::Instant::now();
+    while slow.ended().is_none() && patience.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let said = fs::read_to_string(said).expect("what it said");
+    let file = fs::read(file).expect("a file");
+    let blocks = blocks(&file);
+    let packets = packets(&blocks);
+    assert!(said.contains(&format!("{} frames captured", packets.len())), "{said}");
+    // Of the statistics: interface, time, then the count of what was lost.
+    let told = blocks.iter().rev().find(|block| block.kind == 5).expect("losses are told");
+    let lost = u64::from_le_bytes(told.body[16..24].try_into().expect("eight bytes"));
+    assert!(lost > 0 && said.contains(&format!(" {lost} lost")), "{said}");
+    assert!(packets.iter().any(|packet| packet.len > 1514), "large segments are whole");
+    eventually("its thread has ended", || threads() == before);
+
+    // A reader that goes ends it.
+    let gone = format!("{program} capture -w - | head -c 100 >/dev/null");
+    let mut gone = Background::start(&mut lab.person(&["sh", "-c", &gone]), &lab.path("logs"));
+    eventually("it runs", || threads() > before);
+    eventually("and ends", || {
+        lab.in_workload("nc -z far 5201");
+        gone.ended() == Some(0)
+    });
+    eventually("its thread too", || threads() == before);
+
     // Control dies: its captures end, and say so.
-    let mut left =
-        Background::start(&mut lab.lichen(["capture", "-w", "/dev/null"]), &lab.path("logs"));
-    eventually("it runs", || threads("a number") == during);
+    let words = ["capture", "-w", "/dev/null"];
+    let mut left = Background::start(&mut lab.lichen(words), &lab.path("logs"));
+    eventually("it runs", || threads() > before);
     lab.process(Role::Control).expect("control").kill();
     eventually("it ends", || left.ended().is_some());
     assert_eq!(left.ended(), Some(1), "{}", left.printed());
-    eventually("the thread too", || threads("a number") < during);
+    eventually("the thread too", || threads() == before);
+    lab.in_workload("nc -z far 5201");
 }

@@ -5,10 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
+use lichen_netstack::counters::Counters;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
@@ -131,11 +133,11 @@ impl Bed {
             loop {
                 match rings.receive(&mut buffer) {
                     Receive::Frame(len) => frames.push(buffer[..len].to_vec()),
-                    Receive::Malformed | Receive::Dropped(_) => {}
+                    Receive::Dropped(_) => {}
                     Receive::Empty | Receive::Gone => break,
                 }
             }
-            rings.flush();
+            rings.flush(&mut Counters::default());
             frames
         })
     }
@@ -144,7 +146,7 @@ impl Bed {
     pub(crate) fn send(&self, port: PortId, frames: &[Vec<u8>]) -> Vec<Transmit> {
         self.with(port, |rings| {
             let sent = frames.iter().map(|frame| rings.transmit(frame)).collect();
-            rings.flush();
+            rings.flush(&mut Counters::default());
             sent
         })
     }
@@ -186,6 +188,24 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "not within ten seconds: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Ends the process when a test waits for ever, and says why. Dropped, it does nothing.
+pub(crate) struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new() -> Self {
+        let (alive, watched) = mpsc::channel();
+        std::thread::spawn(move || {
+            if watched.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("a test was held up by a guest for half a minute");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
     }
 }
 
