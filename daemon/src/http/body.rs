@@ -9,20 +9,41 @@ use hyper::body::{Body as HyperBody, Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 
+use super::connections::Busy;
+
 /// Bytes taken from a pipe at once.
 const PIECE: usize = 64 * 1024;
 
 /// The body of an answer.
-pub(super) enum Body {
+pub(super) struct Body {
+    content: Content,
+    /// Dropped with it.
+    _busy: Option<Busy>,
+}
+
+enum Content {
     /// Short and whole.
     Whole(Full<Bytes>),
     /// As long as somebody writes; the pipe is closed when nobody reads the answer any more.
     Pipe(pipe::Receiver),
 }
 
+impl Body {
+    /// For as long as it is being sent, its connection is not idle.
+    pub(super) fn with(self, busy: Busy) -> Self {
+        Self { _busy: Some(busy), ..self }
+    }
+}
+
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::Whole(Full::new(Bytes::from(bytes)))
+        Self { content: Content::Whole(Full::new(Bytes::from(bytes))), _busy: None }
+    }
+}
+
+impl From<pipe::Receiver> for Body {
+    fn from(pipe: pipe::Receiver) -> Self {
+        Self { content: Content::Pipe(pipe), _busy: None }
     }
 }
 
@@ -34,9 +55,9 @@ impl HyperBody for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match self.get_mut() {
-            Self::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
-            Self::Pipe(pipe) => {
+        match &mut self.get_mut().content {
+            Content::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Content::Pipe(pipe) => {
                 let mut piece = vec![0; PIECE];
                 let mut buffer = ReadBuf::new(&mut piece);
                 if let Err(error) = ready!(Pin::new(pipe).poll_read(cx, &mut buffer)) {
@@ -50,16 +71,16 @@ impl HyperBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(whole) => whole.is_end_stream(),
-            Self::Pipe(_) => false,
+        match &self.content {
+            Content::Whole(whole) => whole.is_end_stream(),
+            Content::Pipe(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(whole) => whole.size_hint(),
-            Self::Pipe(_) => SizeHint::new(),
+        match &self.content {
+            Content::Whole(whole) => whole.size_hint(),
+            Content::Pipe(_) => SizeHint::new(),
         }
     }
 }

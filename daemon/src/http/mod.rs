@@ -47,8 +47,10 @@ async fn serve_connection(stream: UnixStream, app: Arc<App>, activity: Arc<conne
         let (app, judged, activity) =
             (Arc::clone(&app), Arc::clone(&judged), Arc::clone(&activity));
         async move {
-            let _busy = activity.busy();
-            Ok::<_, Infallible>(respond(request, app, &judged).await)
+            let busy = activity.busy();
+            let response = respond(request, app, &judged).await;
+            // A capture is being answered for as long as it is read.
+            Ok::<_, Infallible>(response.map(|body| body.with(busy)))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()

@@ -76,7 +76,7 @@ async fn capture(app: &App, call: &Call) -> Answered {
     match call.method {
         Method::POST => {
             let pipe = app.capture(call.json()?).await?;
-            Ok(answer_as("application/x-pcapng", StatusCode::OK, Body::Pipe(pipe)))
+            Ok(answer_as("application/x-pcapng", StatusCode::OK, pipe.into()))
         }
         _ => not_allowed("POST"),
     }

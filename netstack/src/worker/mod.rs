@@ -276,11 +276,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// The flows of a port, or of all, as many as one answer takes.
     fn flows(&self, now: Instant, port: Option<PortId>) -> Flows {
         let slots = self.slots.iter().flatten();
-        let mut rows = slots
-            .filter(|slot| port.is_none_or(|port| slot.spec.id == port))
-            .flat_map(|slot| slot.flows(now));
-        let taken = rows.by_ref().take(MAX_FLOW_ROWS).collect();
-        Flows { rows: taken, left_out: rows.count() as u64 }
+        let slots = slots.filter(|slot| port.is_none_or(|port| slot.spec.id == port));
+        let all: usize = slots.clone().map(Slot::flow_count).sum();
+        let rows: Vec<_> = slots.flat_map(|slot| slot.flows(now)).take(MAX_FLOW_ROWS).collect();
+        Flows { left_out: (all - rows.len()) as u64, rows }
     }
 
     fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {

@@ -397,6 +397,12 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
+    /// How many flows there are.
+    pub(super) fn flow_count(&self) -> usize {
+        let Gateway { tcp, udp, published, echo, .. } = &self.gateway;
+        tcp.len() + udp.len() + published.len() + echo.len()
+    }
+
     /// The flows, as they are shown.
     pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = FlowRow> {
         let gateway = &self.gateway;
