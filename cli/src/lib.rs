@@ -52,6 +52,7 @@ type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 async fn dispatch(command: &Command, output: Output) -> Outcome {
     use commands::{
         attach, capture, completions, explain, flows, metrics, network, port, ps, service, status,
+        top,
     };
     match command {
         Command::Run(_) => unreachable!("run is not asynchronous; main takes it"),
@@ -62,6 +63,7 @@ async fn dispatch(command: &Command, output: Output) -> Outcome {
         Command::Logs(logs) => commands::logs::logs(logs).await,
         Command::Network(command) => network::network(command, output).await,
         Command::Port(command) => port::port(command, output).await,
+        Command::Top => top::top(output).await,
         Command::Flows(flows) => flows::flows(flows, output).await,
         Command::Capture(capture) => capture::capture(capture).await,
         Command::Metrics(metrics) => metrics::metrics(metrics).await,

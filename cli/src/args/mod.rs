@@ -94,6 +94,15 @@ pub(crate) enum Command {
     /// Show how daemon and datapath are
     #[command(after_help = "Examples:\n  lichen status\n  lichen status -o json")]
     Status,
+    /// Show what each workload carries and drops, every second
+    #[command(
+        after_help = "It ends with q or Ctrl-C. Led into a file or a program it shows one second and ends.
+
+Examples:
+  lichen top
+  lichen top -o json"
+    )]
+    Top,
     /// List flows: who speaks with whom outside, now
     Flows(Flows),
     /// Record frames as they pass, as pcapng

@@ -14,4 +14,5 @@ pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod vm;

@@ -5,15 +5,18 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
 
-use super::virtual_machines::received;
+use super::virtual_machines::{lease, received};
 use crate::lab::address::UPSTREAM;
 use crate::lab::{Background, Lab, Role, eventually, run};
 use crate::runner::scenarios;
+use crate::vm::Guest;
 
 scenarios![
     a_flow_is_shown_while_it_lives_with_what_it_has_carried,
     metrics_tell_what_was_carried_and_dropped_and_are_served_on_request,
+    rates_are_shown_once_to_a_program_and_every_second_to_a_person,
     a_capture_holds_what_passes_between_workloads_and_outside,
+    a_capture_goes_on_when_a_virtual_machine_comes_and_goes,
     a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone,
 ];
 
@@ -24,7 +27,7 @@ fn a_flow_is_shown_while_it_lives_with_what_it_has_carried(lab: &Lab) {
     let _busy = Background::start(&mut lab.lichen_with(&words), &lab.path("logs"));
     let mut shown = String::new();
     eventually("its flow is shown", || {
-        shown = run(&mut lab.lichen(["flows", "busy"])).success();
+        shown = run(&mut lab.lichen(["flows", "busy"])).out;
         shown.contains(&format!("{UPSTREAM}:5201")) && shown.contains("MiB")
     });
     assert!(shown.starts_with("WORKLOAD") && shown.contains("established"), "{shown}");
@@ -79,6 +82,30 @@ fn metrics_tell_what_was_carried_and_dropped_and_are_served_on_request(lab: &Lab
     eventually("they are served again", || {
         fetch(&["http://127.0.0.1:9464/metrics"]).ends_with("200")
     });
+}
+
+fn rates_are_shown_once_to_a_program_and_every_second_to_a_person(lab: &Lab) {
+    let far = format!("iperf3 -c {UPSTREAM} -t 8 -i 0");
+    let words = ["run", "--name", "busy", "--", "sh", "-c", &far];
+    let _busy = Background::start(&mut lab.lichen_with(&words), &lab.path("logs"));
+    eventually("it sends", || {
+        let shown = run(&mut lab.lichen(["top"])).success();
+        shown.starts_with("WORKLOAD")
+            && shown.contains("busy")
+            && shown.contains("bit/s")
+            && (shown.contains("Mbit/s") || shown.contains("Gbit/s"))
+    });
+    let json = run(&mut lab.lichen(["top", "-o", "json"])).success();
+    assert!(json.contains("\"bits_from_guest\""), "{json}");
+    // On a terminal it goes on until q, and the terminal is as it was before.
+    let program = lab.path("bin/lichen").display().to_string();
+    let script = format!(
+        "(sleep 2.5; printf q) | script -qec 'stty -a >before; {program} top; stty -a >after; cmp before after' shown"
+    );
+    let watched = run(&mut lab.person(&["sh", "-c", &script]));
+    assert_eq!(watched.code, Some(0), "{}{}", watched.out, watched.err);
+    let redrawn = watched.out.matches("\u{1b}[H\u{1b}[J").count();
+    assert!((2..=3).contains(&redrawn), "{redrawn}: {}", watched.out);
 }
 
 /// One block of a pcapng file.
@@ -185,6 +212,28 @@ fn a_capture_holds_what_passes_between_workloads_and_outside(lab: &Lab) {
             .any(|it| it.interface == interface && contains(it.bytes, b"hello from a workload"))
     };
     assert!(seen_at(0) && seen_at(1));
+}
+
+fn a_capture_goes_on_when_a_virtual_machine_comes_and_goes(lab: &Lab) {
+    run(&mut lab.lichen(["vm", "add", "db"])).success();
+    let path = lab.path("home/db.pcapng");
+    let words = ["capture", "--workload", "db", "-w", &path.display().to_string()];
+    let mut capture = Background::start(&mut lab.lichen(words), &lab.path("logs"));
+    // What an offer of our own says, and what a client asks for.
+    let leases = || {
+        let file = fs::read(&path).unwrap_or_default();
+        file.windows(7).filter(|it| *it == [0x63, 0x82, 0x53, 0x63, 53, 1, 5]).count()
+    };
+    eventually("the capture runs", || path.exists() && !fs::read(&path).unwrap().is_empty());
+    for times in 1..=2 {
+        let mut db = Guest::start(lab, "db", &[]);
+        lease(&mut db);
+        eventually("its lease is recorded", || leases() == times);
+    }
+    capture.interrupt();
+    eventually("it ends", || capture.ended() == Some(0));
+    let file = fs::read(&path).expect("a file");
+    assert!(!packets(&blocks(&file)).is_empty());
 }
 
 fn a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone(lab: &Lab) {
