@@ -1,13 +1,17 @@
 //! Which port a frame goes to. The switch never learns and never floods: it knows every address of its
 //! network from the directory, so a guest can neither steal traffic nor fill a table.
 
+pub mod addresses;
 pub mod directory;
 pub mod guard;
 
 use crate::counters::DropReason;
 use crate::ids::MacAddr;
 use crate::wire::dhcp::SERVER_PORT;
-use crate::wire::headers::{Headers, Network, Transport};
+use crate::wire::dhcp6;
+use crate::wire::headers::{Headers, Ipv6, Network, Transport};
+use crate::wire::icmp6;
+use crate::wire::ndp::{ALL_NODES, ALL_ROUTERS};
 
 use self::directory::{Location, NetworkView};
 
@@ -29,7 +33,7 @@ pub fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Deci
         return Decision::Gateway;
     }
     if headers.destination.is_multicast() {
-        return Decision::Drop(DropReason::Broadcast);
+        return Decision::Drop(multicast_reason(headers));
     }
     match network.location_of(headers.destination) {
         Some(location) if headers.destination != source => Decision::Port(location),
@@ -45,5 +49,26 @@ fn is_for_gateway(network: &NetworkView, headers: &Headers) -> bool {
             network.spec.is_broadcast(ip.destination)
                 && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == SERVER_PORT)
         }
+        Network::Ipv6(ip) => is_for_router(&ip),
+    }
+}
+
+/// Neighbour discovery of any kind: neighbours are answered for. And what a host asks all routers or servers.
+fn is_for_router(ip: &Ipv6) -> bool {
+    let to_server = ip.destination == dhcp6::ALL_SERVERS
+        && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == dhcp6::SERVER_PORT);
+    let to_all = matches!(ip.destination, ALL_NODES | ALL_ROUTERS)
+        && matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == icmp6::ECHO_REQUEST);
+    ip.ndp.is_some() || to_server || to_all
+}
+
+fn multicast_reason(headers: &Headers) -> DropReason {
+    match headers.network {
+        Network::Ipv6(Ipv6 { transport: Transport::Icmp(icmp), .. })
+            if icmp6::MULTICAST_LISTENER.contains(&icmp.kind) =>
+        {
+            DropReason::MulticastListener
+        }
+        _ => DropReason::Broadcast,
     }
 }

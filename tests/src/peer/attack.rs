@@ -57,22 +57,33 @@ impl Own {
         Some(match kind {
             "broadcast" => {
                 let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, 9);
-                ethernet(self.mac, MacAddr::BROADCAST, 0x0800, &udp(from, everyone, b"storm"))
+                ethernet(
+                    self.mac,
+                    MacAddr::BROADCAST,
+                    0x0800,
+                    &udp(from.into(), everyone.into(), b"storm"),
+                )
             }
             "unknown" => {
                 let [_, a, b, c] = nth.to_be_bytes();
                 let nobody = MacAddr([2, 7, 7, a, b, c]);
-                ethernet(self.mac, nobody, 0x0800, &udp(from, SocketAddrV4::new(to, 9), b"x"))
+                ethernet(
+                    self.mac,
+                    nobody,
+                    0x0800,
+                    &udp(from.into(), SocketAddrV4::new(to, 9).into(), b"x"),
+                )
             }
             "syn" => to_gateway(
-                Segment::syn(nth.wrapping_mul(77_777)).emit(from, SocketAddrV4::new(to, 80)),
+                Segment::syn(nth.wrapping_mul(77_777))
+                    .emit(from.into(), SocketAddrV4::new(to, 80).into()),
             ),
-            "udp" => to_gateway(udp(from, SocketAddrV4::new(to, 9), b"flow")),
+            "udp" => to_gateway(udp(from.into(), SocketAddrV4::new(to, 9).into(), b"flow")),
             "names" => {
                 let mut query = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08".to_vec();
                 query.extend_from_slice(format!("{nth:08x}").as_bytes());
                 query.extend_from_slice(b"\x07example\x00\x00\x01\x00\x01");
-                to_gateway(udp(from, SocketAddrV4::new(to, 53), &query))
+                to_gateway(udp(from.into(), SocketAddrV4::new(to, 53).into(), &query))
             }
             "garbage" => {
                 let mut bytes = vec![0; 14 + (nth as usize * 7919) % 1400];

@@ -79,13 +79,13 @@ fn frames() -> Vec<Vec<u8>> {
             header_len,
             ecn: flags & 0x80 != 0,
         });
-        frames.push(partial(&segment.emit(from, to), 6, 16, gso));
+        frames.push(partial(&segment.emit(from.into(), to.into()), 6, 16, gso));
     }
     for (len, size) in [(1, 0), (1400, 0), (5000, 1200), (2400, 1200)] {
         let payload: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
         let gso =
             (size > 0).then_some(Gso { kind: GsoKind::UdpL4, size, header_len: 42, ecn: false });
-        frames.push(partial(&udp(from, to, &payload), 17, 6, gso));
+        frames.push(partial(&udp(from.into(), to.into(), &payload), 17, 6, gso));
     }
     frames
 }

@@ -60,6 +60,7 @@ pub(crate) fn tap_request(pid: i32) -> TapRequest {
         address: Ipv4Addr::new(10, 88, 0, 2),
         prefix_len: 16,
         gateway: Some(Ipv4Addr::new(10, 88, 0, 1)),
+        address6: None,
         mtu: 1500,
         resolv_conf: None,
     }
