@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::FileType;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -17,6 +16,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use crate::bell;
 use crate::features::{self, OFFERED, PROTOCOL_FEATURES};
 use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError};
 use crate::port::{Alarm, Notifiers, VhostPort};
@@ -167,19 +167,17 @@ impl From<MemoryError> for Error {
     }
 }
 
-/// A descriptor that wakes somebody; anything but an eventfd is refused, since writing to it or waiting
-/// for it could do anything.
+/// A descriptor that wakes somebody; anything but an eventfd is refused, since signalling it or waiting for it
+/// could do anything. That it is rung once too often for this is something that both sides bear.
 fn eventfd(file: File) -> Result<Arc<OwnedFd>> {
     let fd = OwnedFd::from(file);
-    let is_anonymous = rustix::fs::fstat(&fd)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Unknown);
-    let nonblocking = rustix::io::ioctl_fionbio(fd.as_fd(), true);
-    // Of the kernel's anonymous files only an eventfd takes eight bytes; adding zero changes nothing.
-    if !is_anonymous || nonblocking.is_err() || rustix::io::write(&fd, &0u64.to_ne_bytes()) != Ok(8)
-    {
-        return Err(refused("the monitor gives a ring a descriptor that is no eventfd"));
+    match bell::ring(fd.as_fd()) {
+        Ok(()) => Ok(Arc::new(fd)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(refused("the monitor gives a ring a descriptor that is no eventfd"))
+        }
+        Err(error) => Err(refused(&format!("a ring's eventfd cannot be used: {error}"))),
     }
-    Ok(Arc::new(fd))
 }
 
 fn described(region: &VhostUserMemoryRegion) -> Described {

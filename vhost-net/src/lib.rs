@@ -5,6 +5,7 @@
 //! - `session`, `device`, `features`, `memory`: one connection, what it sets up, what is agreed on
 //! - [`queue`]: the split ring itself (virtio 1.2, 2.7) in both directions
 //! - [`port`]: running rings as a port of the datapath
+//! - `bell`: waking a guest without waiting for it
 //! - `sigbus`: surviving memory that its owner cuts short
 //!
 //! Neither guest nor monitor is trusted. What the guest wrote is copied out of its memory first and judged
@@ -15,6 +16,9 @@
 //! the link's status (both stay with the monitor).
 #![deny(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "system calls that no crate wraps")]
+mod bell;
 #[cfg(target_os = "linux")]
 mod device;
 #[cfg(target_os = "linux")]

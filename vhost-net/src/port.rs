@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
+use crate::bell;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
 use crate::queue::from_guest::FromGuest;
@@ -79,6 +80,8 @@ pub struct VhostPort {
     backlog: VecDeque<Box<[u8]>>,
     backlog_bytes: usize,
     errors: RingErrors,
+    /// Errors that the next flush tells.
+    untold: u32,
     failed: Option<Failure>,
     alarm: Arc<Alarm>,
     // After the rings, whose memory it guards.
@@ -101,6 +104,7 @@ impl VhostPort {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             errors: RingErrors::default(),
+            untold: 0,
             failed: None,
             alarm,
             memory,
@@ -130,6 +134,12 @@ impl VhostPort {
         }
     }
 
+    /// Counts an error that no answer to the datapath tells.
+    fn note_untold(&mut self, error: RingError) {
+        self.untold += 1;
+        self.note(error);
+    }
+
     fn fail(&mut self, failure: Failure) {
         if self.failed.is_none() {
             self.failed = Some(failure);
@@ -143,7 +153,7 @@ impl VhostPort {
             match self.to_guest.transmit(frame) {
                 Ok(Delivered::Full) => return,
                 Ok(Delivered::Sent) => {}
-                Err(error) => self.note(error),
+                Err(error) => self.note_untold(error),
             }
             if self.failed.is_some() {
                 return;
@@ -209,26 +219,28 @@ impl Port for VhostPort {
         self.failed.is_none() && self.backlog.is_empty()
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> u32 {
         if self.failed.is_some() {
-            return;
+            return std::mem::take(&mut self.untold);
         }
         let wanted = [self.to_guest.flush(), self.from_guest.flush()];
         for (wanted, at) in wanted.into_iter().zip(0..) {
             match wanted {
                 Ok(true) => {
-                    if let Some(call) = &self.notifiers[at].call {
-                        // A counter that is full will wake the guest as well.
-                        let _ = rustix::io::write(call, &1u64.to_ne_bytes());
+                    if let Some(call) = &self.notifiers[at].call
+                        && bell::ring(call.as_fd()).is_err()
+                    {
+                        self.note_untold(RingError::Call);
                     }
                 }
                 Ok(false) => {}
-                Err(error) => self.note(error),
+                Err(error) => self.note_untold(error),
             }
         }
         if self.memory.was_cut() {
             self.fail(Failure::Memory);
         }
+        std::mem::take(&mut self.untold)
     }
 
     fn offloads(&self) -> Offloads {

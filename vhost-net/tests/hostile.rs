@@ -596,6 +596,7 @@ fn every_kind_of_error_has_a_count_of_its_own() {
         indirect: 1,
         length: 1,
         head: 1,
+        call: 0,
     };
     assert_eq!(counts, one);
     assert_eq!(guest.counts, RingErrors { available_index: 0, ..one });

@@ -52,11 +52,11 @@ impl Port for Attached {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> u32 {
         match self {
             Self::Tap(tap) => tap.flush(),
             Self::VhostUser(rings) => rings.flush(),
-            Self::Unplugged => {}
+            Self::Unplugged => 0,
         }
     }
 

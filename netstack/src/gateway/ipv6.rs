@@ -1,7 +1,10 @@
 //! A guest's IPv6 packet on its way into the gateway: what only IPv6 has is done here (RFC 8200), and what is
 //! left takes the way of IPv4's.
 
+use std::net::SocketAddr;
+
 use super::destination::is_gateway;
+use super::flow::udp::send_to_guest;
 use super::names::NameService;
 use super::packet::Packet;
 use super::{Gateway, GatewayContext, tell};
@@ -10,11 +13,14 @@ use crate::frame::vnet_header::{GsoKind, VnetHeader};
 use crate::host::Host;
 use crate::port::Port;
 use crate::wire::ETHERNET_LEN;
-use crate::wire::headers::{ChecksumState, Ipv6, parse_transport6};
+use crate::wire::dhcp6;
+use crate::wire::headers::{ChecksumState, Ipv6, Transport, parse_transport6};
 use crate::wire::icmp::IcmpError;
 use crate::wire::icmp6::{self, MULTICAST_LISTENER, ParameterProblem};
 use crate::wire::ipv6::{IPV6_LEN, UnknownAction, UnknownOption, is_empty};
+use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 use crate::wire::reassembly::Outcome;
+use crate::wire::udp::UDP_LEN;
 
 impl<H: Host> Gateway<H> {
     /// Takes a guest's IPv6 packet; `frame` starts with its Ethernet header.
@@ -37,6 +43,13 @@ impl<H: Host> Gateway<H> {
         }
         if ip.hop_limit == 0 {
             return cx.drop(DropReason::TtlExpired);
+        }
+        if is_dhcp(cx, ip) {
+            return match vnet.gso {
+                None => self.handle_dhcp6(cx, ip, &packet[ip.header_len + UDP_LEN..]),
+                // Several messages in one would be read as one.
+                Some(_) => cx.drop(DropReason::DhcpMalformed),
+            };
         }
         if ip.hop_limit == 1
             && !is_gateway(&cx.network.spec, ip.destination.into())
@@ -62,6 +75,24 @@ impl<H: Host> Gateway<H> {
         let mut plain = without_extensions(ip, packet, &packet[ip.header_len..]);
         let packet = Packet { header_len: IPV6_LEN, ..Packet::from(ip) };
         self.handle_whole(cx, &packet, gso, &mut plain);
+    }
+
+    fn handle_dhcp6<P: Port, N>(
+        &mut self,
+        cx: &mut GatewayContext<'_, P, H, N>,
+        ip: &Ipv6,
+        message: &[u8],
+    ) {
+        let spec = &cx.network.spec;
+        match self.dhcp6.handle_message(cx.flow.now, cx.port, spec, message) {
+            Ok(Some(answer)) => {
+                let from = SocketAddr::from((GATEWAY_LINK_LOCAL, dhcp6::SERVER_PORT));
+                let to = SocketAddr::from((ip.source, dhcp6::CLIENT_PORT));
+                send_to_guest(&mut cx.flow, from, to, &answer, 0);
+            }
+            Ok(None) => {}
+            Err(reason) => cx.drop(reason),
+        }
     }
 
     fn handle_fragment6<P: Port, N: NameService>(
@@ -111,8 +142,16 @@ impl<H: Host> Gateway<H> {
     }
 }
 
+/// Whether a packet is for the DHCPv6 server; the guard has judged who sent it.
+fn is_dhcp<P: Port, H: Host, N>(cx: &GatewayContext<'_, P, H, N>, ip: &Ipv6) -> bool {
+    let here =
+        ip.destination == dhcp6::ALL_SERVERS || is_gateway(&cx.network.spec, ip.destination.into());
+    here && matches!(ip.transport, Transport::Udp(udp)
+        if udp.destination_port == dhcp6::SERVER_PORT)
+}
+
 fn is_listener_report(ip: &Ipv6) -> bool {
-    matches!(ip.transport, crate::wire::headers::Transport::Icmp(icmp)
+    matches!(ip.transport, Transport::Icmp(icmp)
         if MULTICAST_LISTENER.contains(&icmp.kind))
 }
 

@@ -6,6 +6,7 @@
 
 pub mod destination;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod flow;
 mod ipv6;
 pub mod names;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use self::destination::{Destination, forward_source, is_gateway, judge};
 use self::dhcp::DhcpServer;
+use self::dhcp6::Dhcp6Server;
 use self::flow::echo::{Echo, EchoFlows, Request, send_reply};
 use self::flow::published::{Admission, PublishedFlows};
 use self::flow::tcp::{Target, TcpFlows};
@@ -56,6 +58,8 @@ pub struct Gateway<H: Host> {
     pub echo: EchoFlows<H::Datagram>,
     /// What the port's DHCP client is told.
     pub dhcp: DhcpServer,
+    /// The same over IPv6.
+    pub dhcp6: Dhcp6Server,
     /// When the guest is told of its router.
     advertiser: Advertiser,
     /// Fragments that wait for their rest.
@@ -119,6 +123,7 @@ impl<H: Host> Gateway<H> {
             published: PublishedFlows::new(seed),
             echo: EchoFlows::default(),
             dhcp: DhcpServer::default(),
+            dhcp6: Dhcp6Server::default(),
             advertiser: Advertiser::default(),
             reassembly: Reassembly::default(),
             names_in_flight: 0,

@@ -21,8 +21,8 @@ pub trait Port {
     fn has_room(&mut self) -> bool;
 
     /// Ends a turn: what was taken and given since the last call is made known to the guest. Cheap when
-    /// nothing was.
-    fn flush(&mut self);
+    /// nothing was. Answers how much of that went wrong without another answer having told.
+    fn flush(&mut self) -> u32;
 
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;

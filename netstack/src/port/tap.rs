@@ -76,8 +76,9 @@ impl Port for Tap {
         true
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> u32 {
         // Each call of the kernel has told it already.
+        0
     }
 
     fn offloads(&self) -> Offloads {

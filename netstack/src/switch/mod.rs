@@ -3,16 +3,21 @@
 
 pub mod addresses;
 pub mod directory;
+pub mod fast_lane;
 pub mod guard;
 
+use crate::command::PortSpec;
 use crate::counters::DropReason;
+use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
 use crate::ids::MacAddr;
+use crate::wire::ETHERNET_LEN;
 use crate::wire::dhcp::SERVER_PORT;
 use crate::wire::dhcp6;
 use crate::wire::headers::{Headers, Ipv6, Network, Transport};
 use crate::wire::icmp6;
 use crate::wire::ndp::{ALL_NODES, ALL_ROUTERS};
 
+use self::addresses::OwnAddresses;
 use self::directory::{Location, NetworkView};
 
 /// Where a guarded frame goes.
@@ -26,9 +31,40 @@ pub enum Decision {
     Drop(DropReason),
 }
 
+/// A frame that may go where it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// What it is.
+    pub headers: Headers,
+    /// What is left to be done of it.
+    pub vnet: VnetHeader,
+    /// Where it goes.
+    pub decision: Decision,
+}
+
+/// Judges a frame of `port`, which starts with its virtio-net header: whether it is the port's own, is sound,
+/// and where it goes.
+pub fn judge(
+    port: &PortSpec,
+    own: &OwnAddresses,
+    network: &NetworkView,
+    frame: &[u8],
+) -> Result<Judged, DropReason> {
+    let (vnet, frame) = frame.split_first_chunk::<VNET_LEN>().ok_or(DropReason::L2Runt)?;
+    if frame.len() < ETHERNET_LEN {
+        return Err(DropReason::L2Runt);
+    }
+    let source = MacAddr(frame[6..12].try_into().expect("six bytes"));
+    guard::check_source(port.mac, source)?;
+    let vnet = VnetHeader::parse(vnet)?;
+    let headers = Headers::parse(frame, vnet.checksum_state())?;
+    vnet.check(&headers, frame.len(), network.spec.mtu)?;
+    guard::check(port, own, &headers)?;
+    Ok(Judged { headers, vnet, decision: decide(network, port.mac, &headers) })
+}
+
 /// Decides for a frame that the guard has let through.
-#[inline(always)]
-pub fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Decision {
+fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Decision {
     if headers.destination == network.spec.gateway_mac || is_for_gateway(network, headers) {
         return Decision::Gateway;
     }

@@ -106,10 +106,11 @@ impl Port for Wire {
         state.held() < state.room
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> u32 {
         let mut state = self.0.borrow_mut();
         let State { to_guest, unflushed, .. } = &mut *state;
         to_guest.append(unflushed);
+        0
     }
 
     fn offloads(&self) -> Offloads {

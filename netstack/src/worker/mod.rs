@@ -17,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use self::exchanges::Exchanges;
-use self::slot::Slot;
+use self::slot::{Crossing, Slot};
 use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
@@ -25,6 +25,7 @@ use crate::host::{Host, Listener, PublishedSocket, Readiness, Token, TokenKind};
 use crate::ids::{ForwardId, MacAddr, PortId};
 use crate::port::{MAX_FRAME, Port, Receive};
 use crate::switch::directory::Directory;
+use crate::switch::fast_lane::FastLane;
 use crate::time::Instant;
 
 /// Frames taken from one port in one turn.
@@ -327,7 +328,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             && let Some(network) = self.directory.network(open.spec.network)
         {
             open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
-            open.io.flush();
+            open.flush();
         }
         self.share_descriptors();
     }
@@ -362,7 +363,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn flush(&mut self) {
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-                open.io.flush();
+                open.flush();
             }
         }
     }
@@ -414,6 +415,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let Self { slots, directory, host, names, received, scratch, events, touched, .. } = self;
         let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
         let network = directory.network(open.spec.network);
+        let mut lane = network.map(FastLane::new);
         let mut bytes = 0;
         for _ in 0..MAX_BATCH {
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
@@ -428,13 +430,20 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             };
             bytes += len;
             let frame = &mut received[..len];
-            if let Some(network) = network {
+            if let (Some(network), Some(lane)) = (network, &mut lane) {
+                open.count(frame);
                 if let Some(event) = open.note_mac(frame) {
                     events.push_back(event);
                 }
-                let around = slot::Surroundings { now, host, names, network, directory, scratch };
-                if let Some(crossing) = open.handle_frame(around, frame) {
-                    // Between two ports of one worker; with several workers the other queue goes here.
+                // Between two ports of one worker; with several workers the other queue goes here.
+                let crossing = if let Some((to, vnet)) = lane.judge(&open.spec, frame) {
+                    Some(Crossing { to, vnet, headers: None })
+                } else {
+                    let around =
+                        slot::Surroundings { now, host, names, network, directory, scratch };
+                    open.handle_frame(around, frame)
+                };
+                if let Some(crossing) = crossing {
                     let to = crossing.to.slot;
                     if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
                         receiver.deliver(frame, &crossing);

@@ -22,10 +22,10 @@ use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver};
 use crate::switch::addresses::OwnAddresses;
 use crate::switch::directory::{Directory, Location, NetworkView};
-use crate::switch::{Decision, decide, guard};
+use crate::switch::{Decision, Judged, judge};
 use crate::time::Instant;
 use crate::wire::headers::{Headers, Network};
-use crate::wire::{ETHERNET_LEN, reassembly};
+use crate::wire::reassembly;
 
 /// Broadcast frames of one port in a second; ARP is all that they are good for.
 const BROADCAST_RATE: u32 = 500;
@@ -85,8 +85,9 @@ pub(super) struct Surroundings<'a, H, N> {
 /// A frame for another port.
 pub(super) struct Crossing {
     pub(super) to: Location,
-    headers: Headers,
-    vnet: VnetHeader,
+    pub(super) vnet: VnetHeader,
+    /// Spares whoever has to cut it another parsing.
+    pub(super) headers: Option<Headers>,
 }
 
 /// A slot's gateway together with what its flows need.
@@ -126,11 +127,18 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Changes how the port's frames come; answers how they came before.
     pub(super) fn plug(&mut self, io: P) -> P {
-        self.io.flush();
+        self.flush();
         self.own_mac = OwnMac::Unknown;
         self.own.forget();
         self.gateway.forget_guest();
         std::mem::replace(&mut self.io, io)
+    }
+
+    /// Lets the guest know of what was done for it.
+    pub(super) fn flush(&mut self) {
+        for _ in 0..self.io.flush() {
+            self.counters.drop(DropReason::RingError);
+        }
     }
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.
@@ -150,19 +158,23 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
+    /// Counts a frame of the guest.
+    pub(super) fn count(&mut self, frame: &[u8]) {
+        self.counters.frames_from_guest += 1;
+        self.counters.bytes_from_guest += frame.len().saturating_sub(VNET_LEN) as u64;
+    }
+
     /// Judges a frame of the guest and handles it, unless it is for another port.
-    // Inlined for the reason that `Headers::parse` gives.
-    #[inline(always)]
+    // Never inlined: the short way of most frames is beside it.
+    #[inline(never)]
     pub(super) fn handle_frame<N: NameService>(
         &mut self,
         around: Surroundings<'_, H, N>,
         frame: &mut [u8],
     ) -> Option<Crossing> {
-        self.counters.frames_from_guest += 1;
-        self.counters.bytes_from_guest += frame.len().saturating_sub(VNET_LEN) as u64;
         match self.judge(&around, frame) {
-            Ok((headers, vnet, decision)) => match decision {
-                Decision::Port(to) => Some(Crossing { to, headers, vnet }),
+            Ok(Judged { headers, vnet, decision }) => match decision {
+                Decision::Port(to) => Some(Crossing { to, vnet, headers: Some(headers) }),
                 Decision::Drop(reason) => {
                     self.counters.drop(reason);
                     None
@@ -179,29 +191,18 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
-    #[inline(always)]
     fn judge<N>(
         &mut self,
         around: &Surroundings<'_, H, N>,
         frame: &[u8],
-    ) -> Result<(Headers, VnetHeader, Decision), DropReason> {
-        let (vnet, frame) = frame.split_first_chunk::<VNET_LEN>().ok_or(DropReason::L2Runt)?;
-        if frame.len() < ETHERNET_LEN {
-            return Err(DropReason::L2Runt);
-        }
-        let source = MacAddr(frame[6..12].try_into().expect("six bytes"));
-        guard::check_source(self.spec.mac, source)?;
-        let vnet = VnetHeader::parse(vnet)?;
-        let headers = Headers::parse(frame, vnet.checksum_state())?;
-        vnet.check(&headers, frame.len(), around.network.spec.mtu)?;
-        guard::check(&self.spec, &self.own, &headers)?;
-        if headers.destination.is_multicast() && !self.broadcasts.take(around.now) {
+    ) -> Result<Judged, DropReason> {
+        let judged = judge(&self.spec, &self.own, around.network, frame)?;
+        if judged.headers.destination.is_multicast() && !self.broadcasts.take(around.now) {
             return Err(DropReason::StormLimit);
         }
-        Ok((headers, vnet, decide(around.network, self.spec.mac, &headers)))
+        Ok(judged)
     }
 
-    #[inline(never)]
     fn enter_gateway<N: NameService>(
         &mut self,
         around: Surroundings<'_, H, N>,
@@ -281,10 +282,11 @@ impl<P: Port, H: Host> Slot<P, H> {
     }
 
     /// Takes a frame of another port.
+    #[inline(always)]
     pub(super) fn deliver(&mut self, frame: &mut [u8], crossing: &Crossing) {
         let Crossing { headers, vnet, .. } = crossing;
         // What cannot be delivered has been counted, as the receiver's drop.
-        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, Some(headers));
+        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers.as_ref());
     }
 
     /// Takes a connection of a published port.
@@ -365,6 +367,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             let fresh = Gateway::new(seed, network.mtu, now);
             let old = std::mem::replace(&mut self.gateway, fresh);
             self.gateway.dhcp = old.dhcp;
+            self.gateway.dhcp6 = old.dhcp6;
             self.gateway.published = old.published;
             self.gateway.published.forget_clients();
             self.own.forget();

@@ -10,6 +10,7 @@ mod descriptors;
 mod dhcp;
 mod host_exposure;
 mod inheritance;
+mod ipv6;
 mod lab_itself;
 mod leases;
 mod names;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         service::SCENARIOS,
         names::SCENARIOS,
         outward::SCENARIOS,
+        ipv6::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
         host_exposure::SCENARIOS,

@@ -178,12 +178,13 @@ impl Port for End {
         true
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> u32 {
         let wanted = match self {
             Self::Sender(ring) => ring.flush(),
             Self::Receiver(ring) => ring.flush(),
         };
         wanted.expect("a sound ring");
+        0
     }
 
     fn offloads(&self) -> Offloads {

@@ -4,6 +4,8 @@
 //! that comes back. The device copies each frame out and in again, in batches of at most 64. Beside our rings
 //! stand the same rings with the whole datapath between them (guard, look-up of the MAC address, counters),
 //! and a device of the crate `virtio-queue` that copies as the rings alone do. Nobody kicks: both sides poll.
+//!
+//! With words behind `--`, only the rows that have all of them: `cargo bench … -- "64 B" datapath`.
 #[cfg(target_os = "linux")]
 mod device;
 #[cfg(target_os = "linux")]
@@ -13,10 +15,15 @@ mod guest;
 fn main() {
     use std::time::Duration;
 
+    let words: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     println!("                    taking turns, ns a frame     on two threads");
     println!("frame     device       device     driver        Mpps     Gbit/s");
     for load in guest::LOADS {
         for kind in [device::Kind::Ours, device::Kind::Datapath, device::Kind::VirtioQueue] {
+            if !words.iter().all(|word| word == load.name || word == kind.name()) {
+                continue;
+            }
             let turns = measure::taking_turns(load, kind, Duration::from_secs(1));
             let rate = measure::on_two_threads(load, kind, Duration::from_secs(2));
             let gigabits = rate * 8.0 * load.frame_len as f64 / 1e9;

@@ -24,6 +24,9 @@ pub enum RingError {
     /// A frame shorter than its header or longer than any frame, or a buffer too short for one.
     #[error("a chain's length fits no frame")]
     Length,
+    /// The eventfd that wakes the guest cannot be signalled.
+    #[error("the guest cannot be called")]
+    Call,
     /// A head beyond the ring: the queue's state is unknown from here on.
     #[error("the ring's head names no descriptor")]
     Head,
@@ -48,6 +51,7 @@ pub struct RingErrors {
     pub indirect: u64,
     pub length: u64,
     pub head: u64,
+    pub call: u64,
 }
 
 impl RingErrors {
@@ -62,6 +66,7 @@ impl RingErrors {
             RingError::Indirect => &mut self.indirect,
             RingError::Length => &mut self.length,
             RingError::Head => &mut self.head,
+            RingError::Call => &mut self.call,
         };
         *count = count.saturating_add(1);
     }

@@ -36,6 +36,7 @@ impl FromGuest {
         {
             return Ok(None);
         }
+        self.ring.fetch_ahead();
         let head = self.ring.head(0)?;
         let frame = self.copy_out(head, buffer);
         self.ring.give_back(head, 0);
@@ -68,7 +69,9 @@ impl FromGuest {
             // A legacy header is two bytes short, at its end.
             buffer.copy_within(start..VNET_LEN, 0);
         }
-        buffer[10..VNET_LEN].fill(0);
+        if start > 0 || buffer[10..VNET_LEN] != [0, 0] {
+            buffer[10..VNET_LEN].fill(0);
+        }
         Ok(start + total)
     }
 }

@@ -11,6 +11,8 @@ use super::layout::Layout;
 use super::{Notices, RingFeatures};
 
 const NO_INTERRUPT: u16 = 1;
+/// How many frames ahead a buffer is fetched.
+const AHEAD: u16 = 8;
 
 pub(super) struct Ring {
     pub(super) memory: GuestAccess,
@@ -59,6 +61,14 @@ impl Ring {
     pub(super) fn head(&self, ahead: u16) -> Result<u16, RingError> {
         let head = self.memory.available_head(self.next_available.wrapping_add(ahead));
         if head < self.memory.size() { Ok(head) } else { Err(RingError::Head) }
+    }
+
+    /// Has the buffer fetched that is used a few frames from now, if it is known to wait.
+    pub(super) fn fetch_ahead(&self) {
+        if self.known() > AHEAD {
+            let head = self.memory.available_head(self.next_available.wrapping_add(AHEAD));
+            self.memory.fetch_ahead(head);
+        }
     }
 
     /// Takes the next head and gives it back with `len` bytes written. The guest sees it when published.

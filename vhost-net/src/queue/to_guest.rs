@@ -48,6 +48,7 @@ impl ToGuest {
     pub fn transmit(&mut self, frame: &[u8]) -> Result<Delivered, RingError> {
         let layout = self.ring.features.header;
         let needed = frame.len() - VNET_LEN + layout.len();
+        self.ring.fetch_ahead();
         match self.gather(needed) {
             Ok(Delivered::Full) => return Ok(Delivered::Full),
             Ok(Delivered::Sent) => {}
@@ -60,10 +61,7 @@ impl ToGuest {
             }
         }
         let count = u16::try_from(self.heads.len()).expect("no more heads than the ring's size");
-        let mut header = [0; VNET_LEN];
-        header.copy_from_slice(&frame[..VNET_LEN]);
-        header[10..].copy_from_slice(&count.to_le_bytes());
-        self.ring.memory.copy_in([&header[..layout.len()], &frame[VNET_LEN..]]);
+        self.ring.memory.copy_in(frame, layout.len(), count);
         let mut left = needed;
         for (head, capacity) in self.heads.drain(..) {
             let len = left.min(capacity);

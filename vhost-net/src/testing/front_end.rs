@@ -247,6 +247,7 @@ impl FrontEnd {
     /// How often the device has called for a ring since this was asked last.
     pub fn calls(&self, ring: usize) -> u64 {
         let mut count = [0; 8];
+        rustix::io::ioctl_fionbio(&*self.calls[ring], true).expect("an eventfd");
         match rustix::io::read(&*self.calls[ring], &mut count) {
             Ok(_) => u64::from_ne_bytes(count),
             Err(_) => 0,
@@ -259,10 +260,12 @@ impl FrontEnd {
         self.write(wish, &self.seen[ring].to_le_bytes());
     }
 
-    /// Makes a ring's call as full as it can be.
+    /// Makes a ring's call as full as a writer can make it, and has the next writer wait: the flag is shared by
+    /// all who have the descriptor.
     pub fn fill_call(&self, ring: usize) {
         let most = (u64::MAX - 1).to_ne_bytes();
         rustix::io::write(&*self.calls[ring], &most).expect("it was empty");
+        rustix::io::ioctl_fionbio(&*self.calls[ring], false).expect("an eventfd");
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {

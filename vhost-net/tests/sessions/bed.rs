@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -186,6 +187,24 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "not within ten seconds: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Ends the process when a test waits for ever, and says why. Dropped, it does nothing.
+pub(crate) struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new() -> Self {
+        let (alive, watched) = mpsc::channel();
+        std::thread::spawn(move || {
+            if watched.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("a test was held up by a guest for half a minute");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
     }
 }
 
