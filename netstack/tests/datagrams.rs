@@ -167,7 +167,7 @@ fn a_flood_of_clients_takes_neither_the_guests_flows_nor_other_networks_clients(
         for nth in from..from + 1000 {
             let host = (nth % 250) as u8;
             let address = SocketAddr::from(([203, 0, 113, host], 1024 + nth));
-            let peer = Peer { address: address.into(), local: None };
+            let peer = Peer { address, local: None };
             lab.world.client_sends(socket, peer, b"x", 1);
         }
         lab.settle();
@@ -180,7 +180,7 @@ fn a_flood_of_clients_takes_neither_the_guests_flows_nor_other_networks_clients(
     // Of loopback, whose addresses nobody can forge, all come through; the oldest make room.
     for port in 1..=5000 {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        lab.world.client_sends(socket, Peer { address: address.into(), local: None }, b"x", 1);
+        lab.world.client_sends(socket, Peer { address, local: None }, b"x", 1);
         if port % 500 == 0 {
             lab.settle();
             lab.received(0);

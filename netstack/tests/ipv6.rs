@@ -456,7 +456,8 @@ fn a_published_port_reaches_the_guest_over_the_clients_family() {
         assert_eq!(destination, to, "{client}");
         match from.parse::<SocketAddr>() {
             Ok(from) => {
-                assert_eq!(SocketAddr::new(source.parse().unwrap(), header.source_port), from)
+                let source = SocketAddr::new(source.parse().unwrap(), header.source_port);
+                assert_eq!(source, from);
             }
             Err(_) => assert_eq!(source, from),
         }

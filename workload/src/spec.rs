@@ -15,6 +15,8 @@ pub struct LaunchSpec {
     pub search: String,
     /// The address that will be configured, for `/etc/hosts`.
     pub address: Ipv4Addr,
+    /// The same in IPv6, on a network that has it.
+    pub address6: Option<Ipv6Addr>,
     /// The network's resolver, for `/etc/resolv.conf`.
     pub resolver: Ipv4Addr,
     /// Whom the caller is inside.

@@ -73,6 +73,7 @@ impl IpHeader {
     }
 
     /// Bytes of the header.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         match self {
             Self::V4(_) => IPV4_LEN,
