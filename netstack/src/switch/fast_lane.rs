@@ -138,6 +138,7 @@ mod tests {
     use crate::command::{Attachment, NetworkSpec};
     use crate::frame::vnet_header::{Gso, GsoKind};
     use crate::ids::{NetworkId, PortId};
+    use crate::switch::addresses::OwnAddresses;
     use crate::switch::directory::Directory;
     use crate::switch::{Decision, judge};
     use crate::testing::frames;
@@ -157,6 +158,7 @@ mod tests {
             aliases: vec![],
             mac: MacAddr::for_ipv4(address),
             address,
+            address6: None,
             default_route: true,
             allow_host: vec![],
             attachment: Attachment::Tap,
@@ -169,6 +171,7 @@ mod tests {
             name: "bridge".into(),
             subnet: "10.88.0.0/16".parse().unwrap(),
             gateway: GATEWAY,
+            prefix6: None,
             gateway_mac: MacAddr::for_ipv4(GATEWAY),
             mtu: 1500,
             internal: false,
@@ -193,7 +196,7 @@ mod tests {
 
     fn datagram(payload: &[u8]) -> Vec<u8> {
         let [from, to] = [SocketAddrV4::new(OURS, 1000), SocketAddrV4::new(NEIGHBOUR, 2000)];
-        let header = udp::emit_partial_header(from, to, UDP_LEN + payload.len());
+        let header = udp::emit_partial_header(from.into(), to.into(), UDP_LEN + payload.len());
         [&header, payload].concat()
     }
 
@@ -221,7 +224,7 @@ mod tests {
         let network = directory.network(NetworkId(1)).unwrap();
         let short = FastLane::new(network).judge(&port(OURS), frame);
         if let Some((to, vnet)) = short {
-            let long = judge(&port(OURS), network, frame);
+            let long = judge(&port(OURS), &OwnAddresses::default(), network, frame);
             let long = long.unwrap_or_else(|reason| panic!("{reason:?} of {frame:02x?}"));
             assert_eq!((long.decision, long.vnet), (Decision::Port(to), vnet), "{frame:02x?}");
         }
