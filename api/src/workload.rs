@@ -34,6 +34,9 @@ pub struct Workload {
     /// Where a virtual machine connects (kind `vm` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// What is spoken there (kind `vm` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<VmAttachment>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// RFC 3339, UTC.
@@ -52,8 +55,32 @@ pub enum WorkloadKind {
     Run,
     /// `lichen attach`: the namespaces are somebody else's.
     Attach,
-    /// `lichen vm`: a virtual machine that connects over vhost-user.
+    /// `lichen vm`: a virtual machine that connects to a socket.
     Vm,
+}
+
+/// What a virtual machine's monitor speaks at its socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmAttachment {
+    /// The guest's rings in shared memory.
+    #[default]
+    VhostUser,
+    /// A stream, with four bytes of length before each frame.
+    Stream,
+    /// A datagram for each frame.
+    Dgram,
+}
+
+impl VmAttachment {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VhostUser => "vhost-user",
+            Self::Stream => "stream",
+            Self::Dgram => "dgram",
+        }
+    }
 }
 
 /// How a workload is.
@@ -163,6 +190,9 @@ pub struct CreateWorkload {
     /// Whether the target's own resolv.conf is written (kind `attach` only).
     #[serde(default)]
     pub resolv_conf: bool,
+    /// What the monitor speaks (kind `vm` only); left out, vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<VmAttachment>,
 }
 
 /// `POST /v1/workloads/NAME/attach`.

@@ -58,8 +58,8 @@ pub enum Command {
         /// The forward.
         forward: ForwardId,
     },
-    /// Answered by [`Answer::Done`] with a copy of the socket of a port with [`Attachment::VhostUser`], for
-    /// the same reason.
+    /// Answered by [`Answer::Done`] with a copy of the socket of a port that [has one](Attachment::is_socket),
+    /// for the same reason.
     TakeSocket {
         /// The port.
         port: PortId,
@@ -154,6 +154,20 @@ pub enum Attachment {
     Tap,
     /// A listening unix socket, on which a virtual machine monitor speaks vhost-user.
     VhostUser,
+    /// A listening unix stream socket, to which a monitor sends frames with four bytes of length before each.
+    UnixStream,
+    /// A bound unix datagram socket, to which a monitor sends frames as datagrams.
+    UnixDatagram,
+}
+
+impl Attachment {
+    /// Whether the guest comes and goes at a socket while the port stays.
+    pub fn is_socket(self) -> bool {
+        match self {
+            Self::Tap => false,
+            Self::VhostUser | Self::UnixStream | Self::UnixDatagram => true,
+        }
+    }
 }
 
 /// One opening from a workload to the host's loopback (`--allow-host 5432` or `53/udp`).
@@ -242,7 +256,7 @@ pub struct Inventory {
     pub forwards: Vec<ForwardSpec>,
     /// Resolvers.
     pub resolvers: Vec<SocketAddr>,
-    /// How the links of ports with [`Attachment::VhostUser`] are.
+    /// How the links of ports with a [socket](Attachment::is_socket) are.
     pub links: Vec<PortLink>,
 }
 

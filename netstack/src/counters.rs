@@ -67,6 +67,8 @@ drop_reasons! {
     StormLimit = "storm_limit",
     /// A descriptor chain of a virtual machine that is no frame, or no room for one.
     RingError = "ring_error",
+    /// A datagram of another sender than the port's virtual machine.
+    Stranger = "stranger",
     /// A malformed IP header.
     IpHeader = "ip_header",
     /// IP source routing and its kind, an extension header too many, or an option that must not be skipped.
@@ -172,6 +174,11 @@ impl Counters {
     /// Counts one dropped frame.
     pub fn drop(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
+    }
+
+    /// Counts frames that were handed over and have not arrived after all.
+    pub fn lose(&mut self, frames: u64) {
+        self.drops[DropReason::ToGuestFull as usize] += frames;
     }
 
     /// How many frames were dropped for `reason`.

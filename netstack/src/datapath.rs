@@ -272,14 +272,13 @@ impl<A: Attacher> Datapath<A> {
         let (mut tap, mut socket) = (None, None);
         match (descriptor, spec.attachment) {
             (Some(frames), Attachment::Tap) => tap = Some(self.attacher.open(slot, frames)?),
-            (Some(listener), Attachment::VhostUser) => {
-                socket = Some((listener.try_clone()?, listener));
-            }
+            (Some(own), _) => socket = Some((own.try_clone()?, own)),
             (None, _) => {}
         }
-        let io = match spec.attachment {
-            Attachment::VhostUser if is_new => Some(self.attacher.unplugged()),
-            _ => tap,
+        let io = if spec.attachment.is_socket() && is_new {
+            Some(self.attacher.unplugged())
+        } else {
+            tap
         };
         let (before, used) = match self.ports.remove(&spec.id) {
             Some(placed) => (placed.listening, placed.used),

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lichen_netstack::counters::{Counters, DropReason};
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
 use crate::bell;
@@ -140,6 +141,12 @@ impl VhostPort {
         self.note(error);
     }
 
+    fn tell(&mut self, counters: &mut Counters) {
+        for _ in 0..std::mem::take(&mut self.untold) {
+            counters.drop(DropReason::RingError);
+        }
+    }
+
     fn fail(&mut self, failure: Failure) {
         if self.failed.is_none() {
             self.failed = Some(failure);
@@ -187,7 +194,7 @@ impl Port for VhostPort {
             Ok(None) => Receive::Empty,
             Err(error) => {
                 self.note(error);
-                Receive::Malformed
+                Receive::Dropped(DropReason::RingError)
             }
         }
     }
@@ -219,9 +226,9 @@ impl Port for VhostPort {
         self.failed.is_none() && self.backlog.is_empty()
     }
 
-    fn flush(&mut self) -> u32 {
+    fn flush(&mut self, counters: &mut Counters) {
         if self.failed.is_some() {
-            return std::mem::take(&mut self.untold);
+            return self.tell(counters);
         }
         let wanted = [self.to_guest.flush(), self.from_guest.flush()];
         for (wanted, at) in wanted.into_iter().zip(0..) {
@@ -240,7 +247,7 @@ impl Port for VhostPort {
         if self.memory.was_cut() {
             self.fail(Failure::Memory);
         }
-        std::mem::take(&mut self.untold)
+        self.tell(counters);
     }
 
     fn offloads(&self) -> Offloads {

@@ -6,7 +6,7 @@ mod publish;
 mod vm;
 
 pub(crate) use place::Place;
-pub(crate) use vm::{AddVm, RmVm, RunVm, VmCommand};
+pub(crate) use vm::{AddVm, Attach as VmAttach, RmVm, RunVm, VmCommand, VmPlace};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -43,6 +43,7 @@ impl Place {
             source: if self.snat { Source::Gateway } else { Source::Client },
             process: None,
             resolv_conf: false,
+            attachment: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lichen_api::{Force, PublishedPort, Workload, WorkloadKind};
+use lichen_api::{Force, PublishedPort, VmAttachment, Workload, WorkloadKind};
 
 use super::each::{each, told};
 use crate::args::{Output, Rm};
@@ -28,7 +28,10 @@ fn row(workload: &Workload) -> Vec<String> {
         match workload.kind {
             WorkloadKind::Run => "run".to_owned(),
             WorkloadKind::Attach => "attach".to_owned(),
-            WorkloadKind::Vm => "vm".to_owned(),
+            WorkloadKind::Vm => match workload.attachment {
+                None | Some(VmAttachment::VhostUser) => "vm".to_owned(),
+                Some(other) => format!("vm/{}", other.name()),
+            },
         },
         workload.network.clone(),
         workload.address.to_string(),

@@ -6,16 +6,16 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use lichen_api::{
-    AttachWorkload, Client, ClientError, CreateWorkload, ErrorCode, Force, Workload, WorkloadKind,
-    WorkloadState,
+    AttachWorkload, Client, ClientError, CreateWorkload, ErrorCode, Force, VmAttachment, Workload,
+    WorkloadKind, WorkloadState,
 };
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::each::{each, told};
-use crate::args::{AddVm, Output, Place, RmVm, RunVm, VmCommand};
-use crate::vmm::qemu::{self, Machine, Version};
-use crate::vmm::{Nic, Start, cloud_hypervisor};
+use crate::args::{AddVm, Output, Place, RmVm, RunVm, VmAttach, VmCommand, VmPlace};
+use crate::vmm::qemu::{self, Memory, Version};
+use crate::vmm::{Nic, Start};
 use crate::{Outcome, daemon, exit, output};
 
 /// The command was found and cannot be executed, as with Docker.
@@ -38,8 +38,7 @@ impl Described {
     fn new(workload: Workload) -> Result<Self, NotAVm> {
         let nic = Nic::of(&workload).ok_or_else(|| NotAVm(workload.name.clone()))?;
         let version = version_of(OsStr::new(&system_emulator())).ok().flatten();
-        let qemu = qemu::arguments(&nic, &Machine::of_memory(EXAMPLE_MEMORY), version);
-        let start = Start { qemu, cloud_hypervisor: cloud_hypervisor(&nic, EXAMPLE_MEMORY) };
+        let start = Start::of(&nic, EXAMPLE_MEMORY, version);
         Ok(Self { workload, start })
     }
 }
@@ -61,7 +60,7 @@ pub(crate) async fn vm(command: &VmCommand, format: Output) -> Outcome {
             match format {
                 Output::Json => output::json(&vms)?,
                 Output::Table => output::table(
-                    &["NAME", "NETWORK", "IP", "MAC", "SOCKET", "STATE"],
+                    &["NAME", "NETWORK", "IP", "MAC", "ATTACH", "SOCKET", "STATE"],
                     &vms.iter().map(row).collect::<Vec<_>>(),
                 )?,
             }
@@ -92,22 +91,33 @@ fn row(vm: &Workload) -> Vec<String> {
         vm.network.clone(),
         vm.address.to_string(),
         vm.mac.clone(),
+        vm.attachment.map_or("", VmAttachment::name).to_owned(),
         vm.socket.clone().unwrap_or_default(),
         vm.state.to_string(),
     ]
 }
 
 async fn show_added(add: &AddVm, client: &Client, format: Output) -> Outcome {
-    let request = add.place.request(WorkloadKind::Vm, Some(add.name.clone()));
-    let name = client.create_workload(&request).await?.name;
+    let name = client.create_workload(&add.place.request(add.name.clone())).await?.name;
     let described = Described::new(client.workload(&name).await?)?;
     if format == Output::Json {
         output::json(&described)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Described { workload, start } = described;
+    show_start(&described)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints how a virtual machine is started, by hand and by us.
+fn show_start(Described { workload, start }: &Described) -> std::io::Result<()> {
+    let (name, emulator) = (&workload.name, system_emulator());
+    let attachment = workload.attachment.unwrap_or_default();
+    let memory = match attachment {
+        VmAttachment::VhostUser => ", with memory of your choice",
+        VmAttachment::Stream | VmAttachment::Dgram => "",
+    };
     output::line(&format!(
-        "{name} is on network {} as {}. Start it with one of these, with memory of your choice:\n",
+        "{name} is on network {} as {}. Start it with one of these{memory}:\n",
         workload.network, workload.address
     ))?;
     let quoted = |arguments: &[String]| {
@@ -117,14 +127,23 @@ async fn show_added(add: &AddVm, client: &Client, format: Output) -> Outcome {
             .collect();
         pairs.join(" \\\n    ")
     };
-    output::line(&format!(
-        "  {} -m {EXAMPLE_MEMORY} … \\\n    {}\n",
-        system_emulator(),
-        quoted(&start.qemu)
-    ))?;
-    output::line(&format!("  cloud-hypervisor … \\\n    {}\n", quoted(&start.cloud_hypervisor)))?;
-    output::line(&format!("Or let Lichen do it: lichen vm run {name} -- {} …", system_emulator()))?;
-    Ok(ExitCode::SUCCESS)
+    let qemu = quoted(&start.qemu);
+    output::line(&format!("  {emulator} -m {EXAMPLE_MEMORY} … \\\n    {qemu}\n"))?;
+    if let Some(arguments) = &start.cloud_hypervisor {
+        output::line(&format!("  cloud-hypervisor … \\\n    {}\n", quoted(arguments)))?;
+    }
+    if let Some(arguments) = &start.vfkit {
+        let quoted = quoted(arguments);
+        output::line(&format!("  vfkit … \\\n    {quoted}      # untried; krunkit likewise\n"))?;
+    }
+    let version = version_of(OsStr::new(&emulator)).ok().flatten();
+    if attachment == VmAttachment::Stream && !qemu::reconnects_streams(version) {
+        output::line(
+            "QEMU before 8.0 does not connect to a stream again: when the datapath is replaced, start the \
+             virtual machine again.\n",
+        )?;
+    }
+    output::line(&format!("Or let Lichen do it: lichen vm run {name} -- {emulator} …"))
 }
 
 /// As a shell reads it back.
@@ -161,7 +180,11 @@ async fn remove(rm: &RmVm, client: &Client, format: Output) -> Outcome {
 
 /// Replaces this process by QEMU with a place on a network.
 pub(crate) fn run(arguments: &RunVm, runtime: &Runtime) -> Outcome {
-    let machine = qemu::read(&arguments.command)?;
+    let whose = match arguments.place.attach {
+        None | Some(VmAttach::VhostUser) => Memory::Ours,
+        Some(VmAttach::Stream | VmAttach::Dgram) => Memory::Theirs,
+    };
+    let machine = qemu::read(&arguments.command, whose)?;
     let program = &arguments.command[0];
     let version = match version_of(program) {
         Ok(version) => version,
@@ -195,7 +218,7 @@ async fn place(arguments: &RunVm, client: &Client) -> Result<(Workload, Made), B
     let pid = i32::try_from(std::process::id())?;
     let request = CreateWorkload {
         process: Some(AttachWorkload { pid, start_time: None }),
-        ..arguments.place.request(WorkloadKind::Vm, Some(arguments.name.clone()))
+        ..arguments.place.request(arguments.name.clone())
     };
     let error = match client.create_workload(&request).await {
         Ok(lease) => return Ok((client.workload(&lease.name).await?, Made::Now)),
@@ -211,7 +234,7 @@ async fn place(arguments: &RunVm, client: &Client) -> Result<(Workload, Made), B
             format!("virtual machine `{}` runs already; see: lichen vm ls", there.name).into()
         );
     }
-    if !is_default(&arguments.place) {
+    if !describes_nothing_else(&arguments.place, &there) {
         return Err(format!(
             "`{0}` has its place already, made by vm add; leave out the options that describe one, or remove \
              it first: lichen vm rm {0}",
@@ -222,9 +245,11 @@ async fn place(arguments: &RunVm, client: &Client) -> Result<(Workload, Made), B
     Ok((there, Made::Before))
 }
 
-fn is_default(place: &Place) -> bool {
+/// Whether the options leave a place as it is.
+fn describes_nothing_else(VmPlace { place, attach }: &VmPlace, there: &Workload) -> bool {
     let Place { network, ip, mac, publish, allow_host, snat } = place;
-    network.is_none()
+    attach.is_none_or(|attach| there.attachment == Some(attach.meant()))
+        && network.is_none()
         && ip.is_none()
         && mac.is_none()
         && publish.is_empty()

@@ -4,7 +4,7 @@ use super::Nic;
 
 /// What puts a guest with that much memory onto its place.
 pub(crate) fn arguments(nic: &Nic, memory: &str) -> Vec<String> {
-    let Nic { socket, mac, mtu } = nic;
+    let Nic { socket, mac, mtu, .. } = nic;
     vec![
         "--memory".to_owned(),
         format!("size={memory},shared=on"),
@@ -18,19 +18,21 @@ pub(crate) fn arguments(nic: &Nic, memory: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use lichen_api::VmAttachment;
+
+    use super::super::example;
     use super::*;
 
     #[test]
     fn memory_is_shared_and_the_socket_is_connected_to() {
-        let nic = Nic { socket: "/run/x.sock".into(), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
         assert_eq!(
-            arguments(&nic, "1G"),
+            arguments(&example(VmAttachment::VhostUser), "1G"),
             [
                 "--memory",
                 "size=1G,shared=on",
                 "--net",
-                "vhost_user=true,socket=/run/x.sock,vhost_mode=client,num_queues=2,queue_size=256,\
-                 mac=02:00:00:00:00:01,mtu=1500",
+                "vhost_user=true,socket=/run/db.sock,vhost_mode=client,num_queues=2,queue_size=256,\
+                 mac=02:4c:0a:58:00:02,mtu=1500",
             ]
         );
     }

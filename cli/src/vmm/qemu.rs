@@ -6,6 +6,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use lichen_api::VmAttachment;
+
 use super::Nic;
 
 /// Name of our memory object.
@@ -93,8 +95,17 @@ pub(crate) enum Clash {
     Daemonize,
 }
 
+/// Whose business the guest's memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Ours: it is shared with the datapath.
+    Ours,
+    /// The caller's.
+    Theirs,
+}
+
 /// Reads what a caller's command, the program included, says about the machine.
-pub(crate) fn read(command: &[OsString]) -> Result<Machine, Clash> {
+pub(crate) fn read(command: &[OsString], whose: Memory) -> Result<Machine, Clash> {
     let program = command.first().map(OsString::as_os_str).unwrap_or_default();
     if !is_qemu(program) {
         return Err(Clash::NotQemu(program.to_string_lossy().into_owned()));
@@ -108,7 +119,7 @@ pub(crate) fn read(command: &[OsString]) -> Result<Machine, Clash> {
             continue;
         };
         let value = words.get(at + 1).map_or("", String::as_str);
-        check(word, option, value)?;
+        check(word, option, value, whose)?;
         match option {
             "m" => memory = with_unit(value),
             "M" | "machine" => {
@@ -137,15 +148,18 @@ fn is_qemu(program: &OsStr) -> bool {
     name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm"
 }
 
-fn check(word: &str, option: &str, value: &str) -> Result<(), Clash> {
+fn check(word: &str, option: &str, value: &str, whose: Memory) -> Result<(), Clash> {
     let ours =
         |ours| Err(Clash::Ours { argument: format!("{word} {value}").trim().to_owned(), ours });
+    let is_memory = match option {
+        "object" => value.starts_with("memory-backend-"),
+        "M" | "machine" => value.contains("memory-backend="),
+        "numa" => value.contains("memdev="),
+        other => other == "mem-path",
+    };
     match option {
         "daemonize" => Err(Clash::Daemonize),
-        "object" if value.starts_with("memory-backend-") => ours("the shared memory"),
-        "M" | "machine" if value.contains("memory-backend=") => ours("the shared memory"),
-        "mem-path" => ours("the shared memory"),
-        "numa" if value.contains("memdev=") => ours("the shared memory"),
+        _ if is_memory && whose == Memory::Ours => ours("the shared memory"),
         "chardev" | "netdev" if value.split(',').any(|it| it == format!("id={NET}")) => {
             ours("the network device")
         }
@@ -185,13 +199,70 @@ fn with_unit(value: &str) -> String {
 
 /// What is added to a caller's arguments. Without a version, the newest is meant.
 pub(crate) fn arguments(nic: &Nic, machine: &Machine, version: Option<Version>) -> Vec<String> {
-    let Nic { socket, mac, mtu } = nic;
+    let mut arguments = match nic.attachment {
+        VmAttachment::VhostUser => shared_memory(machine),
+        VmAttachment::Stream | VmAttachment::Dgram => Vec::new(),
+    };
+    arguments.extend(backend(nic, version));
+    arguments.extend(["-device".to_owned(), device(nic, machine, version)]);
+    if machine.bus == Bus::Mmio && nic.attachment == VmAttachment::VhostUser {
+        // Our device speaks virtio 1 only.
+        arguments.extend(["-global", "virtio-mmio.force-legacy=false"].map(str::to_owned));
+    }
+    arguments
+}
+
+/// Whether a QEMU of that version connects to a stream again when it was closed.
+pub(crate) fn reconnects_streams(version: Option<Version>) -> bool {
+    version.is_none_or(|version| version >= Version(8, 0))
+}
+
+fn shared_memory(machine: &Machine) -> Vec<String> {
+    let size = &machine.memory;
+    [
+        "-object",
+        &format!("memory-backend-memfd,id={MEMORY},size={size},share=on"),
+        "-machine",
+        &format!("memory-backend={MEMORY}"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Where the frames go.
+fn backend(nic: &Nic, version: Option<Version>) -> Vec<String> {
     // A comma in a value is written twice.
-    let socket = socket.replace(',', ",,");
+    let (socket, peer) = (nic.socket.replace(',', ",,"), nic.peer.replace(',', ",,"));
     let reconnect = match version {
         Some(version) if version < Version(9, 2) => "reconnect=1",
         _ => "reconnect-ms=1000",
     };
+    match nic.attachment {
+        VmAttachment::VhostUser => vec![
+            "-chardev".to_owned(),
+            format!("socket,id={NET},path={socket},{reconnect}"),
+            "-netdev".to_owned(),
+            format!("vhost-user,id={NET},chardev={NET}"),
+        ],
+        VmAttachment::Stream => {
+            let mut stream =
+                format!("stream,id={NET},server=off,addr.type=unix,addr.path={socket}");
+            if reconnects_streams(version) {
+                stream.push_str(&format!(",{reconnect}"));
+            }
+            vec!["-netdev".to_owned(), stream]
+        }
+        VmAttachment::Dgram => vec![
+            "-netdev".to_owned(),
+            format!(
+                "dgram,id={NET},local.type=unix,local.path={peer},remote.type=unix,remote.path={socket}"
+            ),
+        ],
+    }
+}
+
+fn device(nic: &Nic, machine: &Machine, version: Option<Version>) -> String {
+    let Nic { mac, mtu, .. } = nic;
     let mut device = match machine.bus {
         Bus::Pci => "virtio-net-pci",
         Bus::Mmio => "virtio-net-device",
@@ -204,29 +275,11 @@ pub(crate) fn arguments(nic: &Nic, machine: &Machine, version: Option<Version>) 
     }
     // QEMU 7 crashes under TCG when a vhost-user device raises a message-signalled interrupt.
     let is_old = version.is_some_and(|version| version < Version(8, 0));
-    if is_old && machine.bus == Bus::Pci && machine.accelerator == Accelerator::Tcg {
+    let is_vhost = nic.attachment == VmAttachment::VhostUser;
+    if is_old && is_vhost && machine.bus == Bus::Pci && machine.accelerator == Accelerator::Tcg {
         device.push_str(",vectors=0");
     }
-    let size = &machine.memory;
-    let mut arguments: Vec<String> = [
-        "-object",
-        &format!("memory-backend-memfd,id={MEMORY},size={size},share=on"),
-        "-machine",
-        &format!("memory-backend={MEMORY}"),
-        "-chardev",
-        &format!("socket,id={NET},path={socket},{reconnect}"),
-        "-netdev",
-        &format!("vhost-user,id={NET},chardev={NET}"),
-        "-device",
-        &device,
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    if machine.bus == Bus::Mmio {
-        // Our device speaks virtio 1 only.
-        arguments.extend(["-global", "virtio-mmio.force-legacy=false"].map(str::to_owned));
-    }
-    arguments
+    device
 }
 
 #[cfg(test)]
@@ -238,7 +291,7 @@ mod tests {
     }
 
     fn nic() -> Nic {
-        Nic { socket: "/run/db.sock".into(), mac: "02:4c:0a:58:00:02".into(), mtu: 1500 }
+        super::super::example(VmAttachment::VhostUser)
     }
 
     #[test]
@@ -261,7 +314,7 @@ mod tests {
             ("-m slots=2,size=3G", "3G"),
             ("-m slots=2,maxmem=4G", "128M"),
         ] {
-            let read = read(&command(&format!("qemu-system-x86_64 {line}"))).unwrap();
+            let read = read(&command(&format!("qemu-system-x86_64 {line}")), Memory::Ours).unwrap();
             assert_eq!(read.memory, memory, "{line}");
         }
     }
@@ -278,7 +331,7 @@ mod tests {
             ("qemu-system-s390x", B::Ccw, A::Tcg),
             ("kvm -accel hvf", B::Pci, A::Hardware),
         ] {
-            let read = read(&command(line)).unwrap();
+            let read = read(&command(line), Memory::Ours).unwrap();
             assert_eq!((read.bus, read.accelerator), (bus, accelerator), "{line}");
         }
     }
@@ -293,16 +346,22 @@ mod tests {
             "-netdev vhost-user,id=n,chardev=c",
             "-chardev socket,id=lichen0,path=x",
         ] {
-            let refused = read(&command(&format!("qemu-system-x86_64 {line}"))).unwrap_err();
+            let refused =
+                read(&command(&format!("qemu-system-x86_64 {line}")), Memory::Ours).unwrap_err();
             assert!(refused.to_string().contains(line), "{refused}");
             assert!(refused.to_string().contains("lichen vm add"), "{refused}");
         }
-        assert_eq!(read(&command("qemu-system-x86_64 -daemonize")), Err(Clash::Daemonize));
-        let other = read(&command("cloud-hypervisor --kernel x")).unwrap_err();
+        assert_eq!(
+            read(&command("qemu-system-x86_64 -daemonize"), Memory::Theirs),
+            Err(Clash::Daemonize)
+        );
+        let other = read(&command("cloud-hypervisor --kernel x"), Memory::Ours).unwrap_err();
         assert!(other.to_string().contains("is not QEMU"), "{other}");
         // Network cards of other kinds, and files on disks, are the caller's business.
-        read(&command("qemu-system-x86_64 -nic user -object rng-random,id=r -chardev null,id=c"))
-            .unwrap();
+        let line = "qemu-system-x86_64 -nic user -object rng-random,id=r -chardev null,id=c";
+        read(&command(line), Memory::Ours).unwrap();
+        let line = "qemu-system-x86_64 -mem-path /dev/shm -numa node,memdev=x";
+        read(&command(line), Memory::Theirs).unwrap();
     }
 
     #[test]
@@ -325,6 +384,28 @@ mod tests {
         assert!(
             micro.contains("virtio-net-device") && micro.ends_with("force-legacy=false"),
             "{micro}"
+        );
+    }
+
+    #[test]
+    fn frames_over_a_stream_or_as_datagrams_need_no_shared_memory() {
+        let pc = Machine::of_memory("1G");
+        let arguments = |attachment, version| {
+            arguments(&super::super::example(attachment), &pc, version).join(" ")
+        };
+        let stream = |version| arguments(VmAttachment::Stream, version);
+        assert_eq!(
+            stream(Some(Version(7, 2))),
+            "-netdev stream,id=lichen0,server=off,addr.type=unix,addr.path=/run/db.sock \
+             -device virtio-net-pci,netdev=lichen0,mac=02:4c:0a:58:00:02"
+        );
+        assert!(stream(Some(Version(8, 0))).contains("/run/db.sock,reconnect=1 "));
+        assert!(stream(None).contains("/run/db.sock,reconnect-ms=1000 "));
+        assert_eq!(
+            arguments(VmAttachment::Dgram, Some(Version(7, 2))),
+            "-netdev dgram,id=lichen0,local.type=unix,local.path=/run/db.peer,\
+             remote.type=unix,remote.path=/run/db.sock \
+             -device virtio-net-pci,netdev=lichen0,mac=02:4c:0a:58:00:02"
         );
     }
 

@@ -101,6 +101,7 @@ pub(super) fn workload(
                 runtime.vm_socket(&row.name).ok().map(|path| path.display().to_string())
             }
         },
+        attachment: row.attachment,
         mtu: network.mtu,
         created: row.created.clone(),
         ports: ports_of(row, snapshot, seen),

@@ -218,6 +218,9 @@ impl App {
             }
             _ => {}
         }
+        if request.attachment.is_some() && request.kind != WorkloadKind::Vm {
+            return Err(Refusal::bad_request("attachment is for kind vm only"));
+        }
         if request.resolv_conf && request.kind != WorkloadKind::Attach {
             return Err(Refusal::bad_request("resolv_conf is for kind attach only"));
         }
@@ -252,6 +255,8 @@ impl App {
                 None => NetworkName::default_network().as_str().to_owned(),
             },
             kind: request.kind,
+            attachment: (request.kind == WorkloadKind::Vm)
+                .then(|| request.attachment.unwrap_or_default()),
             address: request.address,
             mac: request.mac.as_deref().map(mac).transpose()?,
             allow_host: request.allow_host.clone(),

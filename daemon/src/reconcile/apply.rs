@@ -186,7 +186,7 @@ impl Applier {
             .expect("a desired port is derived from this snapshot");
         let descriptor = match spec.attachment {
             Attachment::Tap => self.namespaces.open_tap(&tap_request(workload, snapshot)),
-            Attachment::VhostUser => {
+            Attachment::VhostUser | Attachment::UnixStream | Attachment::UnixDatagram => {
                 self.vm_sockets.listening(workload).map_err(|error| error.to_string())
             }
         };

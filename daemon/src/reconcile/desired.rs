@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use lichen_api::{Source, Transport as ApiTransport, WorkloadKind};
+use lichen_api::{Source, Transport as ApiTransport, VmAttachment};
 use lichen_netstack::command::{
     Attachment, ForwardSpec, HostOpening, NetworkSpec, PortSpec, SourceRule, Transport,
 };
@@ -83,9 +83,11 @@ fn port(row: &WorkloadRow, networks: &[NetworkRow]) -> PortSpec {
                 protocol: transport(allowed.protocol),
             })
             .collect(),
-        attachment: match row.kind {
-            WorkloadKind::Run | WorkloadKind::Attach => Attachment::Tap,
-            WorkloadKind::Vm => Attachment::VhostUser,
+        attachment: match row.attachment {
+            None => Attachment::Tap,
+            Some(VmAttachment::VhostUser) => Attachment::VhostUser,
+            Some(VmAttachment::Stream) => Attachment::UnixStream,
+            Some(VmAttachment::Dgram) => Attachment::UnixDatagram,
         },
     }
 }

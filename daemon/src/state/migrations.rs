@@ -101,6 +101,10 @@ const STEPS: &[&str] = &[
          SELECT 'ports_new', seq FROM sqlite_sequence WHERE name = 'ports';
      DROP TABLE ports;
      ALTER TABLE ports_new RENAME TO ports;",
+    // What a virtual machine's monitor speaks.
+    "ALTER TABLE workloads ADD COLUMN attachment TEXT
+         CHECK (attachment IN ('vhost-user', 'stream', 'dgram'));
+     UPDATE workloads SET attachment = 'vhost-user' WHERE kind = 'vm';",
     // IPv6: this installation's own 48 bits (RFC 4193 3.2), chosen once, and of them a /64 for each network.
     "CREATE TABLE site (prefix48 TEXT NOT NULL) STRICT;
      INSERT INTO site
@@ -153,8 +157,8 @@ mod tests {
     #[test]
     fn networks_of_an_earlier_schema_get_a_prefix_of_one_site() {
         let mut connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(&STEPS[..3].concat()).unwrap();
-        connection.pragma_update(None, "user_version", 3).unwrap();
+        connection.execute_batch(&STEPS[..4].concat()).unwrap();
+        connection.pragma_update(None, "user_version", 4).unwrap();
         connection
             .execute_batch(
                 "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0);
@@ -200,6 +204,7 @@ mod tests {
             )
             .unwrap();
         assert_eq!(count("SELECT id FROM workloads WHERE name = 'db'"), 10);
+        assert_eq!(count("SELECT count(*) FROM workloads WHERE attachment IS NULL"), 2);
         connection
             .execute_batch(
                 "INSERT INTO ports
@@ -211,5 +216,26 @@ mod tests {
         assert_eq!(count("SELECT id FROM ports WHERE protocol = 'tcp'"), 1);
         connection.execute_batch("DELETE FROM workloads WHERE id = 3").unwrap();
         assert_eq!(count("SELECT count(*) FROM ports"), 0, "the reference still holds");
+    }
+
+    #[test]
+    fn places_of_virtual_machines_that_were_there_speak_vhost_user() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        STEPS[..3].iter().for_each(|step| connection.execute_batch(step).unwrap());
+        connection.pragma_update(None, "user_version", 3).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0);
+                 INSERT INTO workloads VALUES
+                     (1, 'a', 'web', 'run', 1, 'x', 'm', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL),
+                     (2, 'b', 'db', 'vm', 1, 'y', 'n', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL);",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let attachment = |name: &str| {
+            let sql = "SELECT attachment FROM workloads WHERE name = ?1";
+            connection.query_row(sql, [name], |row| row.get::<_, Option<String>>(0)).unwrap()
+        };
+        assert_eq!((attachment("web"), attachment("db")), (None, Some("vhost-user".to_owned())));
     }
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use lichen_api::{AllowedPort, Source, Transport, WorkloadKind};
+use lichen_api::{AllowedPort, Source, Transport, VmAttachment, WorkloadKind};
 use lichen_netstack::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, Transaction};
@@ -102,6 +102,8 @@ pub struct WorkloadRow {
     pub name: String,
     /// How it came.
     pub kind: WorkloadKind,
+    /// What its monitor speaks; `None` for other kinds.
+    pub attachment: Option<VmAttachment>,
     /// The network it is on.
     pub network: NetworkId,
     /// Its address.
@@ -131,7 +133,7 @@ impl WorkloadRow {
     /// Columns in the order that [`WorkloadRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, kind, network, address, mac, allow_host, \
         resolv_conf, boot_id, strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), created, \
-        pid, start_time, netns_dev, netns_ino";
+        pid, start_time, netns_dev, netns_ino, attachment";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let process = match row.get::<_, Option<i32>>(12)? {
@@ -154,6 +156,11 @@ impl WorkloadRow {
                 "vm" => WorkloadKind::Vm,
                 _ => WorkloadKind::Attach,
             },
+            attachment: row.get::<_, Option<String>>(16)?.map(|name| match name.as_str() {
+                "stream" => VmAttachment::Stream,
+                "dgram" => VmAttachment::Dgram,
+                _ => VmAttachment::VhostUser,
+            }),
             network: NetworkId(row.get(4)?),
             address: parsed(row, 5)?,
             mac: parsed(row, 6)?,

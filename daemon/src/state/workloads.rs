@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use lichen_api::{AllowedPort, WorkloadKind};
+use lichen_api::{AllowedPort, VmAttachment, WorkloadKind};
 use lichen_netstack::ids::{Ipv4Prefix, MacAddr, NetworkId, PortId};
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -85,6 +85,8 @@ pub struct NewWorkload {
     pub network: String,
     /// How it comes.
     pub kind: WorkloadKind,
+    /// What its monitor speaks; `None` for other kinds.
+    pub attachment: Option<VmAttachment>,
     /// Its address; `None` gives the lowest free one.
     pub address: Option<Ipv4Addr>,
     /// Its Ethernet address; `None` derives it from the address.
@@ -125,8 +127,8 @@ pub fn insert_workload(
     check_mac(tx, &network, mac)?;
     tx.execute(
         "INSERT INTO workloads
-             (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created)
-         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created, attachment)
+         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             name.as_str(),
             match new.kind {
@@ -140,7 +142,8 @@ pub fn insert_workload(
             serde_json::to_string(&new.allow_host).expect("numbers and words are JSON"),
             new.resolv_conf,
             new.boot_id,
-            now
+            now,
+            new.attachment.map(VmAttachment::name)
         ],
     )?;
     Ok((network, workload_named(tx, name.as_str())?))
@@ -359,6 +362,7 @@ mod tests {
             name: Some(WorkloadName::parse(name).unwrap()),
             network: "bridge".into(),
             kind: WorkloadKind::Run,
+            attachment: None,
             address: None,
             mac: None,
             allow_host: Vec::new(),

@@ -6,15 +6,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
-use lichen_netstack::command::{LinkState, PortSpec};
+use lichen_netstack::command::{Attachment, LinkState, PortSpec};
+use lichen_netstack::counters::Counters;
 use lichen_netstack::datapath::Attacher;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::tap::Tap;
+use lichen_netstack::port::unix_datagram::UnixDatagramPort;
+use lichen_netstack::port::unix_stream::UnixStreamPort;
+use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 use lichen_netstack::worker::WorkerCommand;
 use lichen_netstack::worker::event_loop::WorkerHandle;
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
+
+use super::frame_sockets::{self, FrameSocket, FrameSockets};
 
 /// The frames of a port, however they come.
 pub enum Attached {
@@ -22,50 +28,47 @@ pub enum Attached {
     Tap(Tap),
     /// Through the rings of a virtual machine.
     VhostUser(Box<VhostPort>),
+    /// Through a stream, with their lengths.
+    UnixStream(Box<UnixStreamPort>),
+    /// As datagrams.
+    UnixDatagram(Box<UnixDatagramPort>),
     /// Not at all, until a guest connects.
     Unplugged,
 }
 
+/// Calls a method of whatever the frames come through; without a guest there is `$unplugged`.
+macro_rules! each {
+    ($attached:expr, $io:ident => $call:expr, $unplugged:expr) => {
+        match $attached {
+            Attached::Tap($io) => $call,
+            Attached::VhostUser($io) => $call,
+            Attached::UnixStream($io) => $call,
+            Attached::UnixDatagram($io) => $call,
+            Attached::Unplugged => $unplugged,
+        }
+    };
+}
+
 impl Port for Attached {
     fn receive(&mut self, buffer: &mut [u8]) -> Receive {
-        match self {
-            Self::Tap(tap) => tap.receive(buffer),
-            Self::VhostUser(rings) => rings.receive(buffer),
-            Self::Unplugged => Receive::Empty,
-        }
+        each!(self, io => io.receive(buffer), Receive::Empty)
     }
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
-        match self {
-            Self::Tap(tap) => tap.transmit(frame),
-            Self::VhostUser(rings) => rings.transmit(frame),
-            // As on a cable that is not plugged in.
-            Self::Unplugged => Transmit::Full,
-        }
+        // As on a cable that is not plugged in.
+        each!(self, io => io.transmit(frame), Transmit::Full)
     }
 
     fn has_room(&mut self) -> bool {
-        match self {
-            Self::Tap(tap) => tap.has_room(),
-            Self::VhostUser(rings) => rings.has_room(),
-            Self::Unplugged => false,
-        }
+        each!(self, io => io.has_room(), false)
     }
 
-    fn flush(&mut self) -> u32 {
-        match self {
-            Self::Tap(tap) => tap.flush(),
-            Self::VhostUser(rings) => rings.flush(),
-            Self::Unplugged => 0,
-        }
+    fn flush(&mut self, counters: &mut Counters) {
+        each!(self, io => io.flush(counters), {});
     }
 
     fn offloads(&self) -> Offloads {
-        match self {
-            Self::Tap(tap) => tap.offloads(),
-            Self::VhostUser(rings) => rings.offloads(),
-            Self::Unplugged => Offloads::ChecksumTcpAndUdp,
-        }
+        each!(self, io => io.offloads(), Offloads::ChecksumTcpAndUdp)
     }
 }
 
@@ -75,7 +78,10 @@ type Slots = Arc<Mutex<BTreeMap<PortId, u16>>>;
 /// Makes ports, and has the worker watch them.
 pub struct Attachments {
     worker: WorkerHandle<Attached>,
+    /// For monitors that speak vhost-user.
     monitors: Service,
+    /// For monitors that hand over frames.
+    frames: FrameSockets,
     slots: Slots,
 }
 
@@ -83,11 +89,12 @@ impl Attachments {
     /// For ports of that worker. Changes of links go to `links`.
     pub fn new(
         worker: WorkerHandle<Attached>,
-        links: impl FnMut(PortId, LinkState) + Send + 'static,
+        links: impl FnMut(PortId, LinkState) + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let slots = Slots::default();
         let plugs = Plugs { worker: worker.clone(), slots: Arc::clone(&slots), links };
-        Ok(Self { worker, monitors: Service::start(plugs)?, slots })
+        let frames = FrameSockets::start(plugs.clone())?;
+        Ok(Self { worker, monitors: Service::start(plugs)?, frames, slots })
     }
 }
 
@@ -106,18 +113,29 @@ impl Attacher for Attachments {
 
     fn listen(&mut self, spec: &PortSpec, slot: u16, socket: OwnedFd) -> io::Result<()> {
         lock(&self.slots).insert(spec.id, slot);
-        self.monitors.add(spec.id, UnixListener::from(socket));
+        match spec.attachment {
+            Attachment::VhostUser => self.monitors.add(spec.id, UnixListener::from(socket)),
+            Attachment::UnixStream => {
+                self.frames.add(spec.id, FrameSocket::Stream(UnixListener::from(socket)));
+            }
+            Attachment::UnixDatagram => {
+                self.frames.add(spec.id, FrameSocket::Datagram(Arc::new(socket)));
+            }
+            Attachment::Tap => return Err(io::ErrorKind::InvalidInput.into()),
+        }
         Ok(())
     }
 
     fn detach(&mut self, port: PortId) {
         if lock(&self.slots).remove(&port).is_some() {
             self.monitors.remove(port);
+            self.frames.remove(port);
         }
     }
 }
 
-/// Brings the rings of virtual machines to the worker and back.
+/// Brings the guests of virtual machines to the worker and back.
+#[derive(Clone)]
 struct Plugs<F> {
     worker: WorkerHandle<Attached>,
     slots: Slots,
@@ -125,9 +143,13 @@ struct Plugs<F> {
 }
 
 impl<F> Plugs<F> {
+    fn slot(&self, port: PortId) -> Option<u16> {
+        lock(&self.slots).get(&port).copied()
+    }
+
     /// Changes how a port's frames come, and waits until the worker has let go of what was there.
     fn exchange(&self, port: PortId, io: Attached) {
-        let Some(slot) = lock(&self.slots).get(&port).copied() else { return };
+        let Some(slot) = self.slot(port) else { return };
         let (before, let_go) = mpsc::channel();
         self.worker.send(WorkerCommand::Plug { slot, port, io, before });
         // A worker that has ended has let go of everything.
@@ -137,7 +159,7 @@ impl<F> Plugs<F> {
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
     fn plug(&mut self, port: PortId, rings: VhostPort) {
-        let Some(slot) = lock(&self.slots).get(&port).copied() else { return };
+        let Some(slot) = self.slot(port) else { return };
         for kick in rings.kicks() {
             if let Err(error) = self.worker.watch(kick, slot) {
                 tracing::error!(%port, %error, "a guest's kicks cannot be watched");
@@ -150,6 +172,20 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
         // The monitor holds them too, so closing ours would not end the watch.
         kicks.into_iter().for_each(|kick| self.worker.unwatch(kick));
         self.exchange(port, Attached::Unplugged);
+    }
+
+    fn tell(&mut self, port: PortId, state: LinkState) {
+        (self.links)(port, state);
+    }
+}
+
+impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plugs<F> {
+    fn watch(&self, port: PortId) -> Option<FrameWatch> {
+        Some(self.worker.frame_watch(self.slot(port)?))
+    }
+
+    fn exchange(&mut self, port: PortId, io: Attached) {
+        Plugs::exchange(self, port, io);
     }
 
     fn tell(&mut self, port: PortId, state: LinkState) {

@@ -5,6 +5,7 @@ pub mod datapath_link;
 pub mod datapath_process;
 pub mod datapath_role;
 pub mod descriptors;
+pub mod frame_sockets;
 pub mod link;
 pub mod listeners;
 pub mod name_service;

@@ -8,11 +8,11 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use lichen_api::{DirectoryError, RuntimeDirectory};
+use lichen_api::{DirectoryError, RuntimeDirectory, VmAttachment};
 use lichen_netstack::ids::PortId;
 
 use crate::state::WorkloadRow;
@@ -63,7 +63,7 @@ impl VmSockets {
         let mut held = self.lock();
         let socket = match held.remove(&workload.id) {
             Some(socket) => socket,
-            None => bind(&path).map_err(io)?,
+            None => bind(&path, workload.attachment.unwrap_or_default()).map_err(io)?,
         };
         let copy = socket.try_clone().map_err(io);
         held.insert(workload.id, socket);
@@ -76,8 +76,11 @@ impl VmSockets {
         let Ok(entries) = fs::read_dir(self.runtime.vm_sockets()) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let wanted =
-                rows.iter().any(|row| name.to_str() == Some(&format!("{}.sock", row.name)));
+            // Beside our sockets lie those that monitors of theirs have bound.
+            let wanted = rows.iter().any(|row| {
+                let extension = name.to_str().and_then(|name| name.strip_prefix(&row.name));
+                matches!(extension, Some(".sock" | ".peer"))
+            });
             if !wanted && let Err(error) = fs::remove_file(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "a stale socket stays");
             }
@@ -91,7 +94,7 @@ impl VmSockets {
 
 /// Binds under another name and moves it into place, so that a monitor that connects again finds the old
 /// socket or the new one, never none.
-fn bind(path: &Path) -> io::Result<OwnedFd> {
+fn bind(path: &Path, attachment: VmAttachment) -> io::Result<OwnedFd> {
     let directory = path.parent().expect("a socket lies in a directory");
     match fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -103,11 +106,17 @@ fn bind(path: &Path) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&fresh)?;
-    listener.set_nonblocking(true)?;
+    let socket = match attachment {
+        VmAttachment::VhostUser | VmAttachment::Stream => {
+            let listener = UnixListener::bind(&fresh)?;
+            listener.set_nonblocking(true)?;
+            OwnedFd::from(listener)
+        }
+        VmAttachment::Dgram => UnixDatagram::bind(&fresh)?.into(),
+    };
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
     fs::rename(&fresh, path)?;
-    Ok(listener.into())
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -126,6 +135,7 @@ mod tests {
             uid: String::new(),
             name: name.to_owned(),
             kind: WorkloadKind::Vm,
+            attachment: Some(VmAttachment::VhostUser),
             network: NetworkId(1),
             address,
             mac: MacAddr::for_ipv4(address),
@@ -160,8 +170,12 @@ mod tests {
         third.listening(&row(1, "db")).unwrap();
         UnixStream::connect(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let peer = path.with_extension("peer");
+        drop(UnixDatagram::bind(&peer).unwrap());
+        third.settle(&[row(1, "db")]);
+        assert!(path.exists() && peer.exists());
         third.settle(&[]);
-        assert!(!path.exists());
+        assert!(!path.exists() && !peer.exists());
         fs::remove_dir_all(&base).unwrap();
     }
 }

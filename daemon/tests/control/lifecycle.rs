@@ -48,6 +48,7 @@ pub(crate) fn run_request(name: &str) -> CreateWorkload {
         source: Source::Client,
         process: None,
         resolv_conf: false,
+        attachment: None,
     }
 }
 

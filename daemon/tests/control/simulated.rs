@@ -16,7 +16,7 @@ use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, Datapath
 use lichen_daemon::wiring::link::Link;
 use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
 use lichen_netstack::command::{
-    Answer, Attachment, Command, Event, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
+    Answer, Command, Event, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
 };
 use lichen_workload::spec::{NetnsTarget, TapRequest};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -157,7 +157,7 @@ impl Memory {
             Command::SetPort(spec) => {
                 if let Some(descriptor) = descriptors.pop() {
                     self.taps.insert(spec.id.0);
-                    if spec.attachment == Attachment::VhostUser {
+                    if spec.attachment.is_socket() {
                         self.sockets.insert(spec.id.0, descriptor);
                         let state = LinkState::Waiting;
                         inventory.links.push(PortLink { port: spec.id, state });

@@ -1,16 +1,16 @@
 //! Places for virtual machines: they are there before a monitor is, and outlive it, control and the host.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use lichen_api::{
-    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Publish, State, Transport, WorkloadKind,
-    WorkloadState,
+    AttachWorkload, CreateWorkload, ErrorCode, PortRange, Publish, State, Transport, VmAttachment,
+    WorkloadKind, WorkloadState,
 };
 use lichen_daemon::app::Running;
-use lichen_netstack::command::LinkState;
+use lichen_netstack::command::{Attachment, LinkState};
 
 use crate::lifecycle::{eventually, run_request};
 use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
@@ -90,6 +90,41 @@ fn a_place_outlives_control_datapath_and_boot() {
     let vm = control.block_on(control.app.workload("db".into())).unwrap();
     assert_eq!((vm.address.to_string().as_str(), vm.state), ("10.88.0.2", WorkloadState::Waiting));
     UnixStream::connect(&socket).unwrap();
+}
+
+#[test]
+fn a_place_is_reached_as_was_asked_for_through_every_restart() {
+    let (scratch, datapath) = (Scratch::new("vm-attach"), SimulatedDatapath::default());
+    let namespaces = SimulatedNamespaces::default();
+    let control = Control::start(&scratch, &datapath, &namespaces);
+    let attached = |name, attachment| CreateWorkload { attachment, ..request(name) };
+    let rings = add(&control, attached("rings", None));
+    let stream = add(&control, attached("stream", Some(VmAttachment::Stream)));
+    let dgram = add(&control, attached("dgram", Some(VmAttachment::Dgram)));
+    let wrong = CreateWorkload { attachment: Some(VmAttachment::Dgram), ..run_request("web") };
+    let refused = control.block_on(control.app.create_workload(wrong)).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::BadRequest);
+
+    let is_right = |control: &Control| {
+        let kinds: Vec<Attachment> =
+            datapath.inventory().ports.iter().map(|port| port.attachment).collect();
+        let wanted = [Attachment::VhostUser, Attachment::UnixStream, Attachment::UnixDatagram];
+        let shown = control.block_on(control.app.workload("dgram".into())).unwrap().attachment;
+        let client = UnixDatagram::unbound().unwrap();
+        kinds == wanted
+            && shown == Some(VmAttachment::Dgram)
+            && UnixStream::connect(&rings).is_ok()
+            && UnixStream::connect(&stream).is_ok()
+            && client.send_to(&[0; 60], &dgram).is_ok()
+    };
+    assert!(is_right(&control));
+    control.kill();
+    let control = Control::start(&scratch, &datapath, &namespaces);
+    assert!(is_right(&control));
+    control.kill();
+    datapath.kill();
+    let control = Control::start(&scratch, &datapath, &namespaces);
+    eventually("a new datapath has them", || is_right(&control));
 }
 
 /// A monitor that lives until it is dropped.

@@ -1,8 +1,14 @@
 //! Where frames come from and go to: one port is one network interface of one workload.
 
+pub mod alarm;
+pub mod framing;
 pub mod tap;
 pub mod to_guest;
+pub mod unix_datagram;
+pub mod unix_stream;
+pub mod watch;
 
+use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
 
@@ -21,8 +27,8 @@ pub trait Port {
     fn has_room(&mut self) -> bool;
 
     /// Ends a turn: what was taken and given since the last call is made known to the guest. Cheap when
-    /// nothing was. Answers how much of that went wrong without another answer having told.
-    fn flush(&mut self) -> u32;
+    /// nothing was. Frames that were taken and are lost after all are counted.
+    fn flush(&mut self, counters: &mut Counters);
 
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;
@@ -35,8 +41,8 @@ pub enum Receive {
     Frame(usize),
     /// Nothing for now.
     Empty,
-    /// The guest has offered something that is no frame; the next may be one.
-    Malformed,
+    /// What came is no frame of the guest's, for that reason; the next may be one.
+    Dropped(DropReason),
     /// Never again.
     Gone,
 }

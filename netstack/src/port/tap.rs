@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::{Offloads, Port, Receive, Transmit};
+use crate::counters::Counters;
 
 /// An open tap.
 #[derive(Debug)]
@@ -76,9 +77,8 @@ impl Port for Tap {
         true
     }
 
-    fn flush(&mut self) -> u32 {
+    fn flush(&mut self, _: &mut Counters) {
         // Each call of the kernel has told it already.
-        0
     }
 
     fn offloads(&self) -> Offloads {

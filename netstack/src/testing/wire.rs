@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::counters::Counters;
 use crate::port::{Offloads, Port, Receive, Transmit};
 
 /// Both directions of a simulated port; clones share them.
@@ -106,11 +107,10 @@ impl Port for Wire {
         state.held() < state.room
     }
 
-    fn flush(&mut self) -> u32 {
+    fn flush(&mut self, _: &mut Counters) {
         let mut state = self.0.borrow_mut();
         let State { to_guest, unflushed, .. } = &mut *state;
         to_guest.append(unflushed);
-        0
     }
 
     fn offloads(&self) -> Offloads {

@@ -13,6 +13,7 @@ use crate::gateway::names::NameService;
 use crate::host::sys::{SysHost, SysPublishedSocket};
 use crate::host::{Readiness, Token, TokenKind};
 use crate::port::Port;
+use crate::port::watch::FrameWatch;
 use crate::time::Instant;
 
 /// Events taken from epoll at once.
@@ -44,13 +45,15 @@ impl<P> WorkerHandle<P> {
         }
     }
 
+    /// Where a port in `slot` has its descriptors watched, for one that does so itself.
+    pub fn frame_watch(&self, slot: u16) -> FrameWatch {
+        FrameWatch::new(Arc::clone(&self.poller), slot)
+    }
+
     /// Lets the worker hear when `frames` becomes readable (each time anew), which belongs to a port that
     /// will be put into `slot`. Closing the descriptor everywhere ends it.
     pub fn watch(&self, frames: BorrowedFd<'_>, slot: u16) -> io::Result<()> {
-        let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
-        let data = epoll::EventData::new_u64(token.to_bits());
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        Ok(epoll::add(&*self.poller, frames, data, flags)?)
+        Ok(self.frame_watch(slot).begin(frames)?)
     }
 
     /// Ends what [`watch`](Self::watch) began, for a descriptor that others hold open too.

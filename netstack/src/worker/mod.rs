@@ -421,8 +421,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
             let len = match open.io.receive(received) {
                 Receive::Frame(len) => len,
-                Receive::Malformed => {
-                    open.counters.drop(DropReason::RingError);
+                Receive::Dropped(reason) => {
+                    open.counters.drop(reason);
                     continue;
                 }
                 Receive::Empty => return Taken::All,

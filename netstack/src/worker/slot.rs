@@ -136,9 +136,7 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Lets the guest know of what was done for it.
     pub(super) fn flush(&mut self) {
-        for _ in 0..self.io.flush() {
-            self.counters.drop(DropReason::RingError);
-        }
+        self.io.flush(&mut self.counters);
     }
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.

@@ -8,6 +8,7 @@ mod datagrams;
 mod deaths;
 mod descriptors;
 mod dhcp;
+mod frame_sockets;
 mod host_exposure;
 mod inheritance;
 mod ipv6;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         amid_changes::SCENARIOS,
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
+        frame_sockets::SCENARIOS,
     ]
     .concat()
 }

@@ -26,21 +26,21 @@ const LEASE: &str =
 
 /// A guest with its lease.
 #[track_caller]
-fn guest(lab: &Lab, name: &str, options: &[&str]) -> Guest {
+pub(super) fn guest(lab: &Lab, name: &str, options: &[&str]) -> Guest {
     let mut guest = Guest::start(lab, name, options);
     lease(&mut guest);
     guest
 }
 
 #[track_caller]
-fn lease(guest: &mut Guest) -> String {
+pub(super) fn lease(guest: &mut Guest) -> String {
     let said = guest.sh(&format!("ip link set eth0 up && {LEASE}"));
     let lease = said.lines().find(|line| line.starts_with("lease ")).unwrap_or_default().to_owned();
     assert!(lease.contains("/16 router=10.88.0.1 dns=10.88.0.1"), "{said}");
     lease
 }
 
-fn state_of(lab: &Lab, name: &str) -> String {
+pub(super) fn state_of(lab: &Lab, name: &str) -> String {
     let list = run(&mut lab.lichen(["ps"])).success();
     let row = list.lines().find(|line| line.split_whitespace().next() == Some(name));
     row.unwrap_or_default().to_owned()
@@ -89,7 +89,7 @@ fn two_virtual_machines_talk_and_one_may_reboot(lab: &Lab) {
 }
 
 /// Gigabits in a second as iperf3's receiver counted them.
-fn received(printed: &str) -> f64 {
+pub(super) fn received(printed: &str) -> f64 {
     let line = printed.lines().find(|line| line.contains("receiver")).unwrap_or_default();
     let words: Vec<&str> = line.split_whitespace().collect();
     let at = words.iter().position(|word| word.ends_with("bits/sec")).expect("a rate");

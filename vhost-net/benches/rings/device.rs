@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec};
+use lichen_netstack::counters::Counters;
 use lichen_netstack::ids::{MacAddr, NetworkId, PortId};
 use lichen_netstack::port::{MAX_FRAME, Offloads, Port, Receive, Transmit};
 use lichen_netstack::switch::directory::{Directory, Location};
@@ -178,13 +179,12 @@ impl Port for End {
         true
     }
 
-    fn flush(&mut self) -> u32 {
+    fn flush(&mut self, _: &mut Counters) {
         let wanted = match self {
             Self::Sender(ring) => ring.flush(),
             Self::Receiver(ring) => ring.flush(),
         };
         wanted.expect("a sound ring");
-        0
     }
 
     fn offloads(&self) -> Offloads {

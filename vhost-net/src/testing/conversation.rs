@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lichen_netstack::command::LinkState;
+use lichen_netstack::counters::Counters;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port as _, Receive};
 use rustix::event::{EventfdFlags, eventfd};
@@ -54,7 +55,7 @@ impl Datapath for Rings {
             }
         }
         rings.transmit(&[0; 76]);
-        rings.flush();
+        rings.flush(&mut Counters::default());
         self.plugged += 1;
         self.port = Some(rings);
     }

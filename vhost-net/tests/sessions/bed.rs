@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
+use lichen_netstack::counters::Counters;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
@@ -132,11 +133,11 @@ impl Bed {
             loop {
                 match rings.receive(&mut buffer) {
                     Receive::Frame(len) => frames.push(buffer[..len].to_vec()),
-                    Receive::Malformed => {}
+                    Receive::Dropped(_) => {}
                     Receive::Empty | Receive::Gone => break,
                 }
             }
-            rings.flush();
+            rings.flush(&mut Counters::default());
             frames
         })
     }
@@ -145,7 +146,7 @@ impl Bed {
     pub(crate) fn send(&self, port: PortId, frames: &[Vec<u8>]) -> Vec<Transmit> {
         self.with(port, |rings| {
             let sent = frames.iter().map(|frame| rings.transmit(frame)).collect();
-            rings.flush();
+            rings.flush(&mut Counters::default());
             sent
         })
     }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use lichen_netstack::counters::Counters;
 use lichen_netstack::port::{MAX_FRAME, Port as _};
 use lichen_vhost_net::testing::front_end::{
     ADD_MEM_REG, FROM_GUEST, GET_INFLIGHT_FD, GET_VRING_BASE, MEMORY, REM_MEM_REG, SET_FEATURES,
@@ -190,7 +191,7 @@ fn memory_that_is_cut_short_closes_its_port_only() {
         let mut buffer = vec![0; MAX_FRAME];
         rings.receive(&mut buffer);
         rings.transmit(&frame(2));
-        rings.flush();
+        rings.flush(&mut Counters::default());
     });
     bed.wait_for_trouble(A, "cut short");
     assert!(attacker.is_closed());

@@ -1,0 +1,230 @@
+//! A bound unix datagram socket: one datagram is one Ethernet frame.
+//!
+//! The form of QEMU's `-netdev dgram`, of vfkit and of krunkit, whose first datagram may be a greeting.
+//! There is no virtio-net header: every frame is complete in both directions. The port has one peer, which
+//! is told by the address it sends from; what others send is dropped.
+//!
+//! A unix datagram socket that is full says so and nothing more: nobody is woken when it has room again. So
+//! what does not fit waits, bounded, for a timer, which comes less and less often; after about a second
+//! without any progress everything that waits is lost.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recvfrom, sendto};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+use super::alarm::{Alarm, Ended};
+use super::watch::FrameWatch;
+use super::{Offloads, Port, Receive, Transmit};
+use crate::counters::{Counters, DropReason};
+use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
+
+/// What vfkit and krunkit say first; it is no frame.
+pub const GREETING: &[u8] = b"VFKT";
+/// Frames, and their bytes, that wait for the guest's monitor to read.
+pub const MAX_BACKLOG: usize = 1024;
+const MAX_BACKLOG_BYTES: usize = 1 << 20;
+/// First and longest pause before what waits is sent again.
+const FIRST_PAUSE: i64 = 100_000;
+const LONGEST_PAUSE: i64 = 10_000_000;
+/// Pauses without progress after which what waits is lost: seven that grow, and a second of the longest.
+const MAX_PAUSES: u32 = 107;
+
+/// A guest whose monitor has sent a datagram.
+#[derive(Debug)]
+pub struct UnixDatagramPort {
+    socket: Arc<OwnedFd>,
+    peer: SocketAddrUnix,
+    watch: FrameWatch,
+    alarm: Arc<Alarm>,
+    timer: OwnedFd,
+    backlog: VecDeque<Box<[u8]>>,
+    backlog_bytes: usize,
+    /// Pauses since something was sent.
+    pauses: u32,
+    /// Whether the peer has sent nothing yet that was read here.
+    is_new: bool,
+    has_ended: bool,
+    /// Frames that were taken and will never arrive, since that was last asked for.
+    lost: u64,
+}
+
+/// What became of one frame.
+enum Sent {
+    Yes,
+    NotYet,
+    Never,
+}
+
+impl UnixDatagramPort {
+    /// Serves `peer` at a bound socket, and has that watched.
+    pub fn new(
+        socket: Arc<OwnedFd>,
+        peer: SocketAddrUnix,
+        watch: FrameWatch,
+        alarm: Arc<Alarm>,
+    ) -> rustix::io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        watch.begin(&timer)?;
+        watch.begin(&*socket)?;
+        Ok(Self {
+            socket,
+            peer,
+            watch,
+            alarm,
+            timer,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            pauses: 0,
+            is_new: true,
+            has_ended: false,
+            lost: 0,
+        })
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Sent {
+        loop {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            return match sendto(&*self.socket, frame, flags, &self.peer) {
+                Ok(_) => Sent::Yes,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::NotYet,
+                // Its socket takes no datagram of that size, whenever it comes.
+                Err(Errno::MSGSIZE) => Sent::Never,
+                Err(_) => {
+                    self.end();
+                    Sent::Never
+                }
+            };
+        }
+    }
+
+    fn end(&mut self) {
+        self.has_ended = true;
+        self.give_up();
+        self.alarm.raise(Ended::Gone);
+    }
+
+    fn give_up(&mut self) {
+        self.lost += self.backlog.len() as u64;
+        self.backlog.clear();
+        self.backlog_bytes = 0;
+        self.pauses = 0;
+    }
+
+    fn put_by(&mut self, frame: &[u8]) -> Transmit {
+        let fits = self.backlog_bytes + frame.len() <= MAX_BACKLOG_BYTES;
+        if !fits || self.backlog.len() >= MAX_BACKLOG {
+            return Transmit::Full;
+        }
+        if self.backlog.is_empty() && self.set_timer().is_err() {
+            return Transmit::Full;
+        }
+        self.backlog_bytes += frame.len();
+        self.backlog.push_back(frame.into());
+        Transmit::Sent
+    }
+
+    /// Sends what waits, as far as it goes, when its time has come.
+    fn handle_timer(&mut self) {
+        if self.backlog.is_empty() || rustix::io::read(&self.timer, &mut [0; 8]).is_err() {
+            return;
+        }
+        self.pauses += 1;
+        while let Some(frame) = self.backlog.pop_front() {
+            match self.send(&frame) {
+                Sent::Yes => self.pauses = 0,
+                Sent::Never => self.lost += 1,
+                Sent::NotYet => {
+                    self.backlog.push_front(frame);
+                    break;
+                }
+            }
+            self.backlog_bytes = self.backlog_bytes.saturating_sub(frame.len());
+        }
+        let waits = !self.backlog.is_empty();
+        if waits && (self.pauses >= MAX_PAUSES || self.set_timer().is_err()) {
+            self.give_up();
+        }
+    }
+
+    fn set_timer(&self) -> rustix::io::Result<()> {
+        let pause = (FIRST_PAUSE << self.pauses.min(7)).min(LONGEST_PAUSE);
+        let once = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec { tv_sec: 0, tv_nsec: pause },
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map(drop)
+    }
+}
+
+impl Drop for UnixDatagramPort {
+    fn drop(&mut self) {
+        self.watch.end(&self.timer);
+        self.watch.end(&*self.socket);
+    }
+}
+
+impl Port for UnixDatagramPort {
+    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
+        self.handle_timer();
+        while !self.has_ended {
+            let received = recvfrom(&*self.socket, &mut buffer[VNET_LEN..], RecvFlags::DONTWAIT);
+            let (len, sender) = match received {
+                Ok((len, _, sender)) => (len, sender),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.end();
+                    break;
+                }
+            };
+            let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
+            if sender.as_ref() != Some(&self.peer) {
+                return Receive::Dropped(DropReason::Stranger);
+            }
+            let is_new = std::mem::replace(&mut self.is_new, false);
+            if is_new && buffer[VNET_LEN..VNET_LEN + len] == *GREETING {
+                continue;
+            }
+            buffer[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
+            return Receive::Frame(VNET_LEN + len);
+        }
+        Receive::Empty
+    }
+
+    fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        let frame = &frame[VNET_LEN..];
+        if self.has_ended {
+            return Transmit::Full;
+        }
+        if !self.backlog.is_empty() {
+            return self.put_by(frame);
+        }
+        match self.send(frame) {
+            Sent::Yes => Transmit::Sent,
+            Sent::NotYet => self.put_by(frame),
+            Sent::Never => Transmit::Full,
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        !self.has_ended && self.backlog.is_empty()
+    }
+
+    fn flush(&mut self, counters: &mut Counters) {
+        // Each datagram has told its receiver already.
+        counters.lose(std::mem::take(&mut self.lost));
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::None
+    }
+}
