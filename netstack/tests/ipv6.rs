@@ -102,11 +102,8 @@ fn a_probe_is_answered_for_what_another_has_and_else_gives_the_address() {
     assert_eq!(answer[0].ipv6().unwrap().destination, ALL_NODES);
     assert_eq!(answer[0].headers.destination, MacAddr([0x33, 0x33, 0, 0, 0, 1]));
     let chosen = "fd00:0:0:58:1:2:3:4";
-    let ping = |from: &str| echo_request6(addr(from), addr(ROUTER), 1, b"x");
-    lab.send_ip(0, &ping(chosen));
-    assert_eq!(lab.dropped(0, "ip_spoof"), 1);
     assert!(solicit(&mut lab, "::", chosen).is_empty());
-    lab.send_ip(0, &ping(chosen));
+    lab.send_ip(0, &echo_request6(addr(chosen), addr(ROUTER), 1, b"x"));
     assert_eq!(told(&lab.received(0)), [[129, 0]]);
     // From now on it is the first one's, whoever else wants it.
     let packet = icmp6(
@@ -119,6 +116,55 @@ fn a_probe_is_answered_for_what_another_has_and_else_gives_the_address() {
     lab.send(1, ethernet(lab.spec(1).mac, mac, 0x86dd, &packet));
     let answer = lab.received(1);
     assert_eq!(advertised(&answer[0]), (addr(chosen), lab.spec(0).mac, 0x20));
+}
+
+#[test]
+fn what_control_gives_and_what_follows_from_anothers_mac_is_nobodys_to_choose() {
+    let mut lab = Lab::new(2);
+    lab.become_virtual(1);
+    // The second guest has not shown any address yet, and the last of these is nobody's at all.
+    let theirs = lab.spec(1).slaac_address().unwrap().to_string();
+    let local = lab.spec(1).mac.link_local().to_string();
+    for taken in [B, theirs.as_str(), local.as_str(), "fd00:0:0:58::99"] {
+        let answer = solicit(&mut lab, "::", taken);
+        assert_eq!(advertised(&answer[0]), (addr(taken), lab.gateway_mac(0), 0x20), "{taken}");
+        lab.send_ip(0, &echo_request6(addr(taken), addr(ROUTER), 1, b"x"));
+        assert!(lab.received(0).is_empty(), "{taken}");
+    }
+    assert_eq!(lab.dropped(0, "ip_spoof"), 4);
+    assert!(solicit(&mut lab, A, B).is_empty(), "nobody answers there yet");
+}
+
+#[test]
+fn an_address_that_was_chosen_before_our_time_is_its_guests_again() {
+    let mut lab = Lab::new(2);
+    lab.become_virtual(0);
+    let chosen = addr("fd00:0:0:58:1:2:3:4");
+    let packet = echo_request6(chosen, addr(B), 1, b"hello");
+    let frame = ethernet(lab.spec(0).mac, lab.spec(1).mac, 0x86dd, &packet);
+    lab.send(0, frame.clone());
+    assert_eq!(lab.received(1).len(), 1, "without a probe: the datapath may be a new one");
+    // And its neighbour finds the way back, also to the address that was merely used.
+    let back = |lab: &mut Lab, target: Ipv6Addr| {
+        let message = solicitation(target, lab.spec(1).mac);
+        let packet = icmp6(addr(B), solicited_node(target), 255, &message);
+        let mac = MacAddr::for_ipv6_multicast(solicited_node(target));
+        lab.send(1, ethernet(lab.spec(1).mac, mac, 0x86dd, &packet));
+        lab.received(1).first().map(advertised)
+    };
+    let mac = lab.spec(0).mac;
+    assert_eq!(back(&mut lab, chosen), Some((chosen, mac, 0x60)));
+    assert_eq!(back(&mut lab, addr(A)), None);
+    let packet = echo_request6(addr(A), addr(B), 1, b"hello");
+    lab.send(0, ethernet(lab.spec(0).mac, lab.spec(1).mac, 0x86dd, &packet));
+    lab.received(1);
+    assert_eq!(back(&mut lab, addr(A)), Some((addr(A), mac, 0x60)));
+    // But nobody becomes another so.
+    for foreign in [B, ROUTER, "fe80::1", "2001:db8::5", "fd00:0:0:59:1:2:3:4"] {
+        let before = lab.dropped(0, "ip_spoof");
+        lab.send_ip(0, &echo_request6(addr(foreign), addr("2001:db8::1"), 1, b"x"));
+        assert_eq!(lab.dropped(0, "ip_spoof"), before + 1, "{foreign}");
+    }
 }
 
 #[test]

@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn networks_of_an_earlier_schema_get_a_prefix_of_one_site() {
         let mut connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(&STEPS[..3].concat()).unwrap();
-        connection.pragma_update(None, "user_version", 3).unwrap();
+        connection.execute_batch(&STEPS[..4].concat()).unwrap();
+        connection.pragma_update(None, "user_version", 4).unwrap();
         connection
             .execute_batch(
                 "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0);

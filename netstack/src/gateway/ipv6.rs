@@ -35,9 +35,6 @@ impl<H: Host> Gateway<H> {
         if let Some(ndp) = &ip.ndp {
             return self.handle_ndp(cx, ip, ndp);
         }
-        if !ip.source.is_unspecified() {
-            cx.own.note_use(cx.flow.now, ip.source);
-        }
         if is_listener_report(ip) {
             return cx.drop(DropReason::MulticastListener);
         }

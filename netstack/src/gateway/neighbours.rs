@@ -63,11 +63,10 @@ impl<H: Host> Gateway<H> {
                 advertise_router(&mut cx.flow.to_guest, &cx.network.spec, router, to);
             }
             Ndp::NeighbourSolicitation { target, .. } => handle_solicitation(cx, ip, target),
-            Ndp::NeighbourAdvertisement { target, .. } => cx.own.note_use(cx.flow.now, target),
+            Ndp::NeighbourAdvertisement { target, .. } => {
+                cx.own.note_use(cx.flow.now, cx.port, target);
+            }
             Ndp::FromRouter => cx.drop(DropReason::RouterGuard),
-        }
-        if !ip.source.is_unspecified() {
-            cx.own.note_use(cx.flow.now, ip.source);
         }
     }
 
@@ -106,8 +105,15 @@ fn handle_solicitation<P: Port, H: Host, N>(
         }
         // Who probes an address that nobody has is answered by silence, and has it (RFC 4862 5.4).
         (None, Occasion::Tried) => {
-            if cx.own.claim(cx.flow.now, cx.port, target) == Claim::Refused {
-                cx.drop(DropReason::AddressBudget);
+            match cx.own.claim(cx.flow.now, cx.port, target) {
+                Claim::Granted => {}
+                Claim::Refused => cx.drop(DropReason::AddressBudget),
+                // Not this guest's to take. So it hears that the address is taken, and not silence later.
+                Claim::Reserved => {
+                    let mac = cx.network.spec.gateway_mac;
+                    let message = Advertisement { target, mac, role: Role::Host, occasion }.emit();
+                    send(&mut cx.flow.to_guest, (target, ALL_NODES), message);
+                }
             }
         }
         (None, Occasion::Asked) if cx.own.has(cx.port, target) => {}

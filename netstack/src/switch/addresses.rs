@@ -8,8 +8,8 @@
 use std::net::Ipv6Addr;
 
 use crate::budget::TokenBucket;
-use crate::command::PortSpec;
-use crate::ids::Ipv6Prefix;
+use crate::command::{Attachment, PortSpec};
+use crate::ids::{Ipv6Prefix, MacAddr};
 use crate::time::Instant;
 
 /// Addresses of its own choice that a guest has at once.
@@ -34,6 +34,8 @@ pub enum Claim {
     Granted,
     /// It is not of this network, or it has chosen too many lately.
     Refused,
+    /// It is control's to give, or follows from another's MAC, whether or not there is one now.
+    Reserved,
 }
 
 impl Default for OwnAddresses {
@@ -48,9 +50,14 @@ impl OwnAddresses {
         is_given(port, address) || self.used.contains(&address)
     }
 
+    /// Whether the guest is known to use one of its addresses. A tap's guest has been given two of them.
+    pub fn is_known(&self, port: &PortSpec, address: Ipv6Addr) -> bool {
+        self.used.contains(&address) || is_configured(port, address)
+    }
+
     /// The guest has sent from one of its addresses.
-    pub fn note_use(&mut self, now: Instant, address: Ipv6Addr) {
-        if !self.used.contains(&address) && self.rate.take(now) {
+    pub fn note_use(&mut self, now: Instant, port: &PortSpec, address: Ipv6Addr) {
+        if !self.is_known(port, address) && self.rate.take(now) {
             self.used.push(address);
             self.changed = true;
         }
@@ -58,13 +65,16 @@ impl OwnAddresses {
 
     /// The guest probes an address that nobody else has, and means to use it.
     pub fn claim(&mut self, now: Instant, port: &PortSpec, address: Ipv6Addr) -> Claim {
-        if self.used.contains(&address) {
+        if self.is_known(port, address) {
             return Claim::Granted;
         }
         let given = is_given(port, address);
         let prefix = port.address6.and_then(|own| Ipv6Prefix::containing(own, 64));
         let is_here = address.is_unicast_link_local()
             || prefix.is_some_and(|prefix| prefix.contains(address));
+        if is_here && !given && is_reserved(address) {
+            return Claim::Reserved;
+        }
         if !is_here || !self.rate.take(now) {
             return Claim::Refused;
         }
@@ -100,13 +110,26 @@ fn is_given(port: &PortSpec, address: Ipv6Addr) -> bool {
         || port.address6.is_some() && port.mac.link_local() == address
 }
 
+/// Whether we have given the interface that address ourselves, when it was made.
+fn is_configured(port: &PortSpec, address: Ipv6Addr) -> bool {
+    port.attachment == Attachment::Tap
+        && (port.address6 == Some(address)
+            || port.address6.is_some() && port.mac.link_local() == address)
+}
+
+/// Whether an address is of a form that nobody has by choice: the host numbers of IPv4, which control gives, and
+/// what follows from a MAC. By chance a guest's own choice looks so once in 65,536 times, and then it chooses again.
+fn is_reserved(address: Ipv6Addr) -> bool {
+    let id = (address.to_bits() & u128::from(u64::MAX)) as u64;
+    id >> 32 == 0 || MacAddr::from_interface_id(id).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::command::Attachment;
-    use crate::ids::{MacAddr, NetworkId, PortId};
+    use crate::ids::{NetworkId, PortId};
 
     fn port() -> PortSpec {
         PortSpec {
@@ -155,9 +178,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_anothers_to_have_is_reserved_for_it() {
+        let mut own = OwnAddresses::default();
+        let mut claim = |text: &str| own.claim(Instant::START, &port(), text.parse().unwrap());
+        for reserved in
+            ["fd00:0:0:1::3", "fd00:0:0:1::ffff:1", "fd00:0:0:1::ff:fe00:3", "fe80::ff:fe00:3"]
+        {
+            assert_eq!(claim(reserved), Claim::Reserved, "{reserved}");
+        }
+        for given in ["fd00:0:0:1::2", "fd00:0:0:1::ff:fe00:2", "fe80::ff:fe00:2"] {
+            assert_eq!(claim(given), Claim::Granted, "{given}");
+        }
+    }
+
+    #[test]
     fn another_networks_address_and_a_flood_are_refused() {
         let mut own = OwnAddresses::default();
-        let elsewhere = "fd00:0:0:2::5".parse().unwrap();
+        let elsewhere = "fd00:0:0:2:5:5:5:5".parse().unwrap();
         assert_eq!(own.claim(Instant::START, &port(), elsewhere), Claim::Refused);
         let granted = (0..1000)
             .filter(|n| own.claim(Instant::START, &port(), chosen(*n)) == Claim::Granted)

@@ -436,7 +436,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                     events.push_back(event);
                 }
                 // Between two ports of one worker; with several workers the other queue goes here.
-                let crossing = if let Some((to, vnet)) = lane.judge(&open.spec, frame) {
+                let short = lane.judge(&open.spec, frame);
+                let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
+                let crossing = if let Some((to, vnet)) = short {
                     Some(Crossing { to, vnet, headers: None })
                 } else {
                     let around =

@@ -20,11 +20,12 @@ use crate::host::{Host, Stream};
 use crate::ids::MacAddr;
 use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver};
-use crate::switch::addresses::OwnAddresses;
+use crate::switch::addresses::{Claim, OwnAddresses};
 use crate::switch::directory::{Directory, Location, NetworkView};
 use crate::switch::{Decision, Judged, judge};
 use crate::time::Instant;
-use crate::wire::headers::{Headers, Network};
+use crate::wire::headers::{ChecksumState, Headers, Network};
+use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 use crate::wire::reassembly;
 
 /// Broadcast frames of one port in a second; ARP is all that they are good for.
@@ -194,11 +195,46 @@ impl<P: Port, H: Host> Slot<P, H> {
         around: &Surroundings<'_, H, N>,
         frame: &[u8],
     ) -> Result<Judged, DropReason> {
-        let judged = judge(&self.spec, &self.own, around.network, frame)?;
+        let judged = match judge(&self.spec, &self.own, around.network, frame) {
+            Err(DropReason::IpSpoof) => self.judge_newcomer(around, frame)?,
+            judged => judged?,
+        };
+        if let Network::Ipv6(ip) = &judged.headers.network
+            && !ip.source.is_unspecified()
+        {
+            self.own.note_use(around.now, &self.spec, ip.source);
+        }
         if judged.headers.destination.is_multicast() && !self.broadcasts.take(around.now) {
             return Err(DropReason::StormLimit);
         }
         Ok(judged)
+    }
+
+    /// A frame from an IPv6 address that is not known to be the guest's. It may be one of its own choice that it has
+    /// taken before our time: then nobody has it, and it is the guest's again.
+    #[cold]
+    fn judge_newcomer<N>(
+        &mut self,
+        around: &Surroundings<'_, H, N>,
+        frame: &[u8],
+    ) -> Result<Judged, DropReason> {
+        let bytes = frame.get(VNET_LEN..).unwrap_or_default();
+        let source = match Headers::parse(bytes, ChecksumState::Partial) {
+            Ok(Headers { network: Network::Ipv6(ip), .. }) => ip.source,
+            _ => return Err(DropReason::IpSpoof),
+        };
+        let is_nobodys = source != GATEWAY_LINK_LOCAL
+            && around.network.spec.gateway6() != Some(source)
+            && around.network.member6(source).is_none();
+        if !is_nobodys || self.own.claim(around.now, &self.spec, source) != Claim::Granted {
+            return Err(DropReason::IpSpoof);
+        }
+        judge(&self.spec, &self.own, around.network, frame)
+    }
+
+    /// The guest's IPv6 addresses.
+    pub(super) fn own(&self) -> &OwnAddresses {
+        &self.own
     }
 
     fn enter_gateway<N: NameService>(
