@@ -1,7 +1,7 @@
 //! Networks, in the keys of `docker network inspect` and `docker network ls`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ pub struct ConfigFrom {
 pub struct Ipam {
     /// Always `default`.
     pub driver: String,
-    /// One entry per subnet.
+    /// One entry per subnet: IPv4 first, then IPv6 where the network has it.
     pub config: Vec<IpamConfig>,
 }
 
@@ -68,7 +68,7 @@ pub struct IpamConfig {
     /// `10.88.0.0/16`.
     pub subnet: String,
     /// `10.88.0.1`.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
 }
 
 /// One attached workload, as Docker shows it.
@@ -86,7 +86,7 @@ pub struct Container {
     /// With the length of the network's prefix: `10.88.0.2/16`.
     #[serde(rename = "IPv4Address")]
     pub ipv4_address: String,
-    /// Empty while networks are IPv4 only.
+    /// The same in IPv6, `fd12:3456:789a:1::2/64`; empty on a network without it.
     #[serde(rename = "IPv6Address")]
     pub ipv6_address: String,
 }
@@ -109,6 +109,9 @@ pub struct NetworkSummary {
     /// `10.88.0.0/16`.
     #[serde(rename = "Subnet")]
     pub subnet: String,
+    /// Whether it carries IPv6.
+    #[serde(rename = "IPv6")]
+    pub ipv6: bool,
     /// No way out.
     #[serde(rename = "Internal")]
     pub internal: bool,
@@ -132,6 +135,12 @@ pub struct CreateNetwork {
     /// Left out, the first address of the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// Its IPv6 addresses, a /64; left out, one of this installation's own (RFC 4193).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<String>,
+    /// Whether it carries IPv6; left out, it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_ipv6: Option<bool>,
     /// No way out.
     #[serde(default)]
     pub internal: bool,

@@ -1,7 +1,7 @@
 //! Workloads: what is attached to a network.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ pub struct Workload {
     pub address: Ipv4Addr,
     /// Length of the network's prefix.
     pub prefix_len: u8,
+    /// Its IPv6 address, of a /64, on a network that has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Its Ethernet address.
     pub mac: String,
     /// How it is.
@@ -214,6 +217,9 @@ pub struct Lease {
     pub address: Ipv4Addr,
     /// Length of the network's prefix.
     pub prefix_len: u8,
+    /// Its IPv6 address, of a /64, on a network that has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The network's router and resolver.
     pub gateway: Ipv4Addr,
     /// Its Ethernet address.

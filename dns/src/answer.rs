@@ -1,6 +1,6 @@
 //! Answers that we give ourselves, without asking anyone.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -76,7 +76,7 @@ enum Found {
 }
 
 enum What {
-    Addresses(Vec<Ipv4Addr>),
+    Addresses(Vec<Ipv4Addr>, Vec<Ipv6Addr>),
     Loopback,
     Name(String),
     /// It exists, with nothing of any type.
@@ -93,17 +93,13 @@ fn find(labels: &[String], kind: u16, catalog: &impl Catalog) -> Found {
         [.., "localhost"] => ours("localhost.", What::Loopback),
         [.., "local"] => ours("local.", What::Unknown),
         ["hypr"] => ours("hypr.", What::Empty),
-        ["host", "lichen", "internal"] => {
-            ours("lichen.internal.", What::Addresses(vec![catalog.gateway()]))
-        }
+        ["host", "lichen", "internal"] => ours("lichen.internal.", gateway(catalog)),
         ["lichen", "internal"] => ours("lichen.internal.", What::Empty),
         [.., "lichen", "internal"] => ours("lichen.internal.", What::Unknown),
         [label, "hypr"] => ours("hypr.", workload(label, catalog)),
         [.., "hypr"] => ours("hypr.", What::Unknown),
         [net, "internal"] if *net == network => ours(&zone, What::Empty),
-        ["gateway", net, "internal"] if *net == network => {
-            ours(&zone, What::Addresses(vec![catalog.gateway()]))
-        }
+        ["gateway", net, "internal"] if *net == network => ours(&zone, gateway(catalog)),
         [label, net, "internal"] if *net == network => ours(&zone, workload(label, catalog)),
         [.., net, "internal"] if *net == network => ours(&zone, What::Unknown),
         // Another network of ours: none of the host's resolvers' business, and none of this guest's.
@@ -111,6 +107,7 @@ fn find(labels: &[String], kind: u16, catalog: &impl Catalog) -> Found {
             ours(&format!("{net}.internal."), What::Unknown)
         }
         [d, c, b, a, "in-addr", "arpa"] => reverse([a, b, c, d], &zone, catalog),
+        [nibbles @ .., "ip6", "arpa"] if nibbles.len() == 32 => reverse6(nibbles, &zone, catalog),
         [label] => match workload(label, catalog) {
             // A top-level domain's own records are the Internet's business; its addresses are not.
             What::Unknown if !matches!(kind, kind::A | kind::AAAA | kind::ANY) => Found::Foreign,
@@ -121,19 +118,41 @@ fn find(labels: &[String], kind: u16, catalog: &impl Catalog) -> Found {
 }
 
 fn workload(label: &str, catalog: &impl Catalog) -> What {
-    match catalog.addresses_of(label) {
-        addresses if addresses.is_empty() => What::Unknown,
-        addresses => What::Addresses(addresses),
+    match (catalog.addresses_of(label), catalog.addresses6_of(label)) {
+        (v4, v6) if v4.is_empty() && v6.is_empty() => What::Unknown,
+        (v4, v6) => What::Addresses(v4, v6),
     }
+}
+
+fn gateway(catalog: &impl Catalog) -> What {
+    What::Addresses(vec![catalog.gateway()], catalog.gateway6().into_iter().collect())
 }
 
 fn reverse(octets: [&str; 4], zone: &str, catalog: &impl Catalog) -> Found {
     let Ok(address) = octets.join(".").parse::<Ipv4Addr>() else { return Found::Foreign };
-    let ours = |what| Found::Ours { zone: format!("{}.in-addr.arpa.", octets[0]), what };
+    reversed(address.into(), &format!("{}.in-addr.arpa.", octets[0]), zone, catalog)
+}
+
+/// RFC 3596 2.5: a label for each four bits, the lowest first. The zone is the network's /64.
+fn reverse6(nibbles: &[&str], zone: &str, catalog: &impl Catalog) -> Found {
+    let mut bits = 0_u128;
+    for nibble in nibbles.iter().rev() {
+        match (nibble.len(), u8::from_str_radix(nibble, 16)) {
+            (1, Ok(nibble)) => bits = bits << 4 | u128::from(nibble),
+            _ => return Found::Foreign,
+        }
+    }
+    let own = format!("{}.ip6.arpa.", nibbles[16..].join("."));
+    reversed(Ipv6Addr::from_bits(bits).into(), &own, zone, catalog)
+}
+
+fn reversed(address: IpAddr, own: &str, zone: &str, catalog: &impl Catalog) -> Found {
+    let ours = |what| Found::Ours { zone: own.to_owned(), what };
     if address.is_loopback() {
         return ours(What::Name("localhost.".to_owned()));
     }
-    if address == catalog.gateway() {
+    let gateways = [Some(catalog.gateway().into()), catalog.gateway6().map(IpAddr::V6)];
+    if gateways.contains(&Some(address)) {
         return ours(What::Name(format!("gateway.{zone}")));
     }
     match catalog.name_of(address) {
@@ -153,8 +172,11 @@ fn compose(question: &Question, zone: &str, what: What) -> Message {
         }
     };
     match (&what, question.kind) {
-        (What::Addresses(addresses), kind::A) => {
+        (What::Addresses(addresses, _), kind::A) => {
             addresses.iter().take(MAX_ADDRESSES).for_each(|ip| add(RData::A(A(*ip))));
+        }
+        (What::Addresses(_, addresses), kind::AAAA) => {
+            addresses.iter().take(MAX_ADDRESSES).for_each(|ip| add(RData::AAAA(AAAA(*ip))));
         }
         (What::Loopback, kind::A) => add(RData::A(A(Ipv4Addr::LOCALHOST))),
         (What::Loopback, kind::AAAA) => add(RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),

@@ -1,7 +1,7 @@
 //! Answers from outside that point inside (DNS rebinding): they are stripped of the addresses that are
 //! the host's, ours, or a metadata service's. Private ranges stay: a company's VPN lives there.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::rdata::SVCB;
@@ -10,6 +10,19 @@ use hickory_proto::rr::{Name, RData, Record};
 
 const METADATA: [Ipv4Addr; 2] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+
+/// The same over IPv6, by their first 32 bits: fd00:ec2::/32 of one cloud, fd20:ce::/32 of another.
+const METADATA6: [[u16; 2]; 2] = [[0xfd00, 0x0ec2], [0xfd20, 0x00ce]];
+
+/// The IPv4 address that a translator (RFC 6052) or a relay (RFC 3056) would make of one.
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    match ip.octets() {
+        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] | [0x20, 2, a, b, c, d, ..] => {
+            Some(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => None,
+    }
+}
 
 /// What is left of a reply from outside.
 #[derive(Debug)]
@@ -23,7 +36,7 @@ pub(crate) enum Cleaned {
 /// Removes answers that are not of the question's chain of names, and addresses that point inside.
 ///
 /// `is_own` says of an address whether it is the host's or a network's of ours.
-pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> Cleaned {
+pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(IpAddr) -> bool) -> Cleaned {
     let before = message.answers.len();
     let mut chain: Vec<Name> = message.queries.iter().map(|query| query.name.clone()).collect();
     // CNAME and DNAME links stand in order in every answer that is worth following.
@@ -50,7 +63,7 @@ pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(Ipv4Addr) -> b
     }
 }
 
-fn points_inside(record: &Record, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+fn points_inside(record: &Record, is_own: &mut impl FnMut(IpAddr) -> bool) -> bool {
     match &record.data {
         RData::A(address) => is_inside(IpAddr::V4(address.0), is_own),
         RData::AAAA(address) => is_inside(IpAddr::V6(address.0), is_own),
@@ -61,7 +74,7 @@ fn points_inside(record: &Record, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> 
 }
 
 /// Whether the hints of a service binding (RFC 9460 7.3), which clients connect to unasked, point inside.
-fn hints_inside(service: &SVCB, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+fn hints_inside(service: &SVCB, is_own: &mut impl FnMut(IpAddr) -> bool) -> bool {
     service.svc_params.iter().any(|(_, value)| match value {
         SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_inside(a.0.into(), is_own)),
         SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|a| is_inside(a.0.into(), is_own)),
@@ -69,14 +82,14 @@ fn hints_inside(service: &SVCB, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bo
     })
 }
 
-fn is_inside(address: IpAddr, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool {
+fn is_inside(address: IpAddr, is_own: &mut impl FnMut(IpAddr) -> bool) -> bool {
     match address {
         IpAddr::V4(ip) => {
             ip.is_loopback()
                 || ip.octets()[0] == 0
                 || ip.is_link_local()
                 || METADATA.contains(&ip)
-                || is_own(ip)
+                || is_own(IpAddr::V4(ip))
         }
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
             Some(ip) => is_inside(IpAddr::V4(ip), is_own),
@@ -84,8 +97,9 @@ fn is_inside(address: IpAddr, is_own: &mut impl FnMut(Ipv4Addr) -> bool) -> bool
                 ip.is_loopback()
                     || ip.is_unspecified()
                     || ip.is_unicast_link_local()
-                    // fd00:ec2::/32, where a cloud's metadata service lives.
-                    || ip.segments()[..2] == [0xfd00, 0x0ec2]
+                    || METADATA6.contains(&[ip.segments()[0], ip.segments()[1]])
+                    || embedded(ip).is_some_and(|ip| is_inside(IpAddr::V4(ip), is_own))
+                    || is_own(IpAddr::V6(ip))
             }
         },
     }
@@ -114,7 +128,10 @@ mod tests {
     }
 
     fn left(answers: &[(&str, RData)]) -> usize {
-        let mut is_own = |ip: Ipv4Addr| ip.octets()[..2] == [10, 88];
+        let mut is_own = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets()[..2] == [10, 88],
+            IpAddr::V6(ip) => ip.segments()[..4] == [0xfd00, 0, 0, 0x58],
+        };
         match clean(reply(answers), &mut is_own) {
             Cleaned::Untouched => answers.len(),
             Cleaned::Changed(message) => message.answers.len(),
@@ -129,9 +146,21 @@ mod tests {
             let address = RData::A(A(ip.parse().unwrap()));
             assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
         }
-        for ip in ["::1", "::", "fe80::1", "::ffff:127.0.0.1", "fd00:ec2::254"] {
+        for ip in [
+            "::1",
+            "::",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+            "fd00:ec2::254",
+            "64:ff9b::a9fe:a9fe",
+            "fd00:0:0:58::2",
+        ] {
             let address = RData::AAAA(AAAA(ip.parse().unwrap()));
             assert_eq!(left(&[("a.example.", address)]), 0, "{ip}");
+        }
+        for ip in ["2001:db8::1", "fd00:0:0:59::2", "64:ff9b::c000:201"] {
+            let address = RData::AAAA(AAAA(ip.parse().unwrap()));
+            assert_eq!(left(&[("a.example.", address)]), 1, "{ip}");
         }
         for ip in ["192.0.2.1", "10.0.0.1", "192.168.1.1"] {
             let address = RData::A(A(ip.parse().unwrap()));

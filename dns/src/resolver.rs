@@ -6,7 +6,7 @@
 //! an extended error. Equal questions share one exchange, so that a birthday attack finds one target.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::answer::{Local, Why, answer, encode, header_only, refuse};
@@ -238,7 +238,7 @@ impl<T: Copy> Resolver<T> {
         now: Duration,
         exchange: u32,
         reply: Reply<'_>,
-        is_own: &mut impl FnMut(Ipv4Addr) -> bool,
+        is_own: &mut impl FnMut(IpAddr) -> bool,
     ) {
         let Some(state) = self.exchanges.get_mut(&exchange) else { return };
         let (number, resolver, via) = (state.pending, state.resolver, state.via);
@@ -364,6 +364,8 @@ fn sharing_key(message: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use hickory_proto::op::{Message, ResponseCode};
 
     use super::*;
@@ -384,21 +386,37 @@ mod tests {
             Ipv4Addr::new(10, 88, 0, 1)
         }
 
+        fn gateway6(&self) -> Option<Ipv6Addr> {
+            Some(Ipv6Addr::new(0xfd00, 0, 0, 0x58, 0, 0, 0, 1))
+        }
+
+        fn addresses6_of(&self, label: &str) -> Vec<Ipv6Addr> {
+            let known = label == "web";
+            known.then(|| Ipv6Addr::new(0xfd00, 0, 0, 0x58, 0, 0, 0, 2)).into_iter().collect()
+        }
+
         fn addresses_of(&self, label: &str) -> Vec<Ipv4Addr> {
             let known = ["web", "www"].contains(&label);
             known.then(|| Ipv4Addr::new(10, 88, 0, 2)).into_iter().collect()
         }
 
-        fn name_of(&self, address: Ipv4Addr) -> Option<String> {
-            (address == Ipv4Addr::new(10, 88, 0, 2)).then(|| "web".to_owned())
+        fn name_of(&self, address: IpAddr) -> Option<String> {
+            let its = ["10.88.0.2", "fd00:0:0:58::2"].map(|text| text.parse::<IpAddr>().unwrap());
+            its.contains(&address).then(|| "web".to_owned())
         }
 
-        fn contains(&self, address: Ipv4Addr) -> bool {
-            address.octets()[..2] == [10, 88]
+        fn contains(&self, address: IpAddr) -> bool {
+            match address {
+                IpAddr::V4(address) => address.octets()[..2] == [10, 88],
+                IpAddr::V6(address) => address.segments()[..4] == [0xfd00, 0, 0, 0x58],
+            }
         }
 
-        fn is_ours(&self, address: Ipv4Addr) -> bool {
-            address.octets()[..2] == [10, 88]
+        fn is_ours(&self, address: IpAddr) -> bool {
+            match address {
+                IpAddr::V4(address) => address.octets()[..2] == [10, 88],
+                IpAddr::V6(address) => address.segments()[..4] == [0xfd00, 0, 0, 0x58],
+            }
         }
 
         fn is_network(&self, label: &str) -> bool {
@@ -451,7 +469,7 @@ mod tests {
     #[test]
     fn a_name_without_that_type_is_nodata_with_its_soa() {
         for (name, kind) in [
-            ("web", kind::AAAA),
+            ("www", kind::AAAA),
             ("web.bridge.internal", 16),
             ("web.hypr", 15),
             ("bridge.internal", kind::A),
@@ -486,6 +504,33 @@ mod tests {
         assert_eq!(name("1.0.88.10.in-addr.arpa"), ["gateway.bridge.internal."]);
         let unknown = answered(&query(9, "9.0.88.10.in-addr.arpa", kind::PTR));
         assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn ipv6_addresses_are_found_by_name_and_have_names() {
+        for name in ["web", "web.hypr", "web.bridge.internal"] {
+            assert_eq!(texts(&answered(&query(9, name, kind::AAAA))), ["fd00:0:0:58::2"], "{name}");
+        }
+        for name in ["gateway.bridge.internal", "host.lichen.internal"] {
+            assert_eq!(texts(&answered(&query(9, name, kind::AAAA))), ["fd00:0:0:58::1"], "{name}");
+        }
+        let reverse = |text: &str| {
+            let address: Ipv6Addr = text.parse().unwrap();
+            let digits = format!("{:032x}", address.to_bits());
+            let labels: Vec<String> = digits.chars().rev().map(String::from).collect();
+            format!("{}.ip6.arpa", labels.join("."))
+        };
+        let name = |ip: &str| texts(&answered(&query(9, &reverse(ip), kind::PTR)));
+        assert_eq!(name("fd00:0:0:58::2"), ["web.bridge.internal."]);
+        assert_eq!(name("fd00:0:0:58::1"), ["gateway.bridge.internal."]);
+        assert_eq!(name("::1"), ["localhost."]);
+        let unknown = answered(&query(9, &reverse("fd00:0:0:58::9"), kind::PTR));
+        assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(unknown.authorities.len(), 1);
+        let foreign = ask(&query(9, &reverse("2001:db8::1"), kind::PTR));
+        assert!(matches!(foreign[0], Action::Ask { .. }), "asked outside");
+        let odd = format!("0.{}", reverse("fd00:0:0:58::2"));
+        assert!(matches!(ask(&query(9, &odd, kind::PTR))[0], Action::Ask { .. }));
     }
 
     #[test]
@@ -542,7 +587,7 @@ mod tests {
         reply
     }
 
-    fn never(_: Ipv4Addr) -> bool {
+    fn never(_: IpAddr) -> bool {
         false
     }
 

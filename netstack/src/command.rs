@@ -8,11 +8,11 @@
 //! listeners (a datapath that dies is given them again); taps it opens anew.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
+use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
 pub const PROTOCOL: u32 = 4;
@@ -101,6 +101,8 @@ pub struct NetworkSpec {
     pub subnet: Ipv4Prefix,
     /// Ours: router, resolver and the workloads' only way to the host.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 addresses, a /64, if it has any; ours is the first of them.
+    pub prefix6: Option<Ipv6Prefix>,
     /// The gateway's Ethernet address.
     pub gateway_mac: MacAddr,
     /// Largest IP packet on this network, in bytes.
@@ -110,6 +112,11 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
+    /// Our IPv6 address, where the network has IPv6.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.prefix6.map(|prefix| prefix.with_interface_id(1))
+    }
+
     /// Whether an address means everybody on this network.
     pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         address.is_broadcast() || address == self.subnet.broadcast()
@@ -132,6 +139,9 @@ pub struct PortSpec {
     pub mac: MacAddr,
     /// The only source address its frames may carry.
     pub address: Ipv4Addr,
+    /// The same in IPv6, of a network that has it. A guest may give itself further ones of that /64: the one that
+    /// follows from its MAC, and a few of its own choice that nobody has.
+    pub address6: Option<Ipv6Addr>,
     /// Whether this network is the workload's way to everywhere else. Only then does a published port
     /// keep the client's address.
     pub default_route: bool,
@@ -139,6 +149,14 @@ pub struct PortSpec {
     pub allow_host: Vec<HostOpening>,
     /// How its frames come.
     pub attachment: Attachment,
+}
+
+impl PortSpec {
+    /// The address that a guest makes for itself of the network's prefix and its MAC (RFC 4862 5.5.3).
+    pub fn slaac_address(&self) -> Option<Ipv6Addr> {
+        let prefix = Ipv6Prefix::containing(self.address6?, 64)?;
+        Some(prefix.with_interface_id(self.mac.interface_id()))
+    }
 }
 
 /// How a workload's frames come to its port; decides what the descriptor of [`Command::SetPort`] is.

@@ -32,7 +32,7 @@ drop_reasons! {
     L2Oversize = "l2_oversize",
     /// An 802.1Q or 802.1ad tag on an untagged port.
     Vlan = "vlan",
-    /// An EtherType that is neither IPv4 nor ARP.
+    /// An EtherType that is none of IPv4, IPv6 and ARP.
     Ethertype = "ethertype",
     /// An IPv6 frame: this network has no IPv6.
     Ipv6Off = "ipv6_off",
@@ -42,6 +42,17 @@ drop_reasons! {
     ArpSpoof = "arp_spoof",
     /// An ARP request for an address that nobody has.
     ArpUnknown = "arp_unknown",
+    /// A message of IPv6's neighbour discovery that claims an address which is not the port's, comes from beyond
+    /// the link, or is malformed.
+    NdpSpoof = "ndp_spoof",
+    /// A neighbour solicitation for an address that nobody has.
+    NdpUnknown = "ndp_unknown",
+    /// What only a router says: a router advertisement or a redirect, or neighbour discovery in fragments.
+    RouterGuard = "router_guard",
+    /// A report of which multicast groups a guest listens to: nothing is sent to groups here.
+    MulticastListener = "multicast_listener",
+    /// A guest gave itself more IPv6 addresses, or faster, than a port may have.
+    AddressBudget = "address_budget",
     /// The source IP is not the port's.
     IpSpoof = "ip_spoof",
     /// A source address that never appears on a wire.
@@ -60,7 +71,7 @@ drop_reasons! {
     Stranger = "stranger",
     /// A malformed IP header.
     IpHeader = "ip_header",
-    /// IP source routing and its kind.
+    /// IP source routing and its kind, an extension header too many, or an option that must not be skipped.
     IpOptions = "ip_options",
     /// Time to live was spent.
     TtlExpired = "ttl_expired",

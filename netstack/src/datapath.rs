@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -63,6 +63,8 @@ struct Placed {
     spec: PortSpec,
     slot: u16,
     listening: Option<Listening>,
+    /// The IPv6 addresses that its guest has shown to use.
+    used: Vec<Ipv6Addr>,
 }
 
 /// What a port has whose guest comes and goes.
@@ -233,6 +235,16 @@ impl<A: Attacher> Datapath<A> {
         Ok(())
     }
 
+    /// A guest uses these IPv6 addresses from now on.
+    pub fn handle_addresses(&mut self, port: PortId, used: Vec<Ipv6Addr>) {
+        if let Some(placed) = self.ports.get_mut(&port)
+            && placed.used != used
+        {
+            placed.used = used;
+            self.publish_directory();
+        }
+    }
+
     /// A worker has lost a port by itself.
     pub fn handle_slot_lost(&mut self, slot: u16, port: PortId) {
         if self.slots.get(usize::from(slot)) == Some(&Some(port)) {
@@ -289,7 +301,10 @@ impl<A: Attacher> Datapath<A> {
         } else {
             tap
         };
-        let before = self.ports.remove(&spec.id).and_then(|placed| placed.listening);
+        let (before, used) = match self.ports.remove(&spec.id) {
+            Some(placed) => (placed.listening, placed.used),
+            None => (None, Vec::new()),
+        };
         let (listening, listener) = match socket {
             // A guest that is connected stays so; only the next one comes over the new socket.
             Some((socket, listener)) => {
@@ -299,7 +314,7 @@ impl<A: Attacher> Datapath<A> {
             None => (before, None),
         };
         self.slots[usize::from(slot)] = Some(spec.id);
-        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot, listening });
+        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot, listening, used });
         self.publish_directory();
         self.worker.send(WorkerCommand::SetPort { slot, spec: spec.clone(), io });
         if let Some(listener) = listener {
@@ -370,7 +385,10 @@ impl<A: Attacher> Datapath<A> {
             .ports
             .values()
             .map(|placed| (&placed.spec, Location { worker: 0, slot: placed.slot }));
-        let directory = Directory::new(self.networks.values(), ports);
+        let mut directory = Directory::new(self.networks.values(), ports);
+        for placed in self.ports.values() {
+            directory.add_used(&placed.spec, &placed.used);
+        }
         self.worker.send(WorkerCommand::SetDirectory(Arc::new(directory)));
     }
 }

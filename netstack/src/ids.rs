@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,32 @@ impl MacAddr {
             [0x02, 0x4c, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
             _ => None,
         }
+    }
+
+    /// The group address that an IPv6 multicast address is sent to (RFC 2464 7).
+    pub fn for_ipv6_multicast(group: Ipv6Addr) -> Self {
+        let [.., a, b, c, d] = group.octets();
+        Self([0x33, 0x33, a, b, c, d])
+    }
+
+    /// The modified EUI-64 interface identifier (RFC 4291 appendix A), the lower half of an address that a
+    /// guest makes for itself (RFC 4862 5.5.3).
+    pub fn interface_id(self) -> u64 {
+        let [a, b, c, d, e, g] = self.0;
+        u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, g])
+    }
+
+    /// The address that an interface identifier was made from, if it is a [`MacAddr::interface_id`].
+    pub fn from_interface_id(id: u64) -> Option<Self> {
+        match id.to_be_bytes() {
+            [a, b, c, 0xff, 0xfe, d, e, g] => Some(Self([a ^ 2, b, c, d, e, g])),
+            _ => None,
+        }
+    }
+
+    /// The link-local address of an interface with this address (RFC 4862 5.3).
+    pub fn link_local(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(self.interface_id()))
     }
 }
 
@@ -232,6 +258,109 @@ impl<'de> Deserialize<'de> for Ipv4Prefix {
     }
 }
 
+/// An IPv6 prefix such as `fd12:3456:789a:1::/64`; host bits are always zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ipv6Prefix {
+    address: Ipv6Addr,
+    len: u8,
+}
+
+impl Ipv6Prefix {
+    /// The prefix of `len` bits (0..=128) that contains `address`; `None` for a longer one.
+    pub fn containing(address: Ipv6Addr, len: u8) -> Option<Self> {
+        (len <= 128).then(|| Self {
+            address: Ipv6Addr::from_bits(address.to_bits() & Self::mask_bits(len)),
+            len,
+        })
+    }
+
+    /// The lowest address.
+    pub fn address(self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// Number of leading bits that are fixed, 0..=128.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(self) -> u8 {
+        self.len
+    }
+
+    /// Whether `address` lies in this prefix.
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        address.to_bits() & Self::mask_bits(self.len) == self.address.to_bits()
+    }
+
+    /// Whether the two share an address.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
+    /// The address of this prefix with that interface identifier; of a longer prefix than /64 the identifier
+    /// counts as far as it reaches.
+    pub fn with_interface_id(self, id: u64) -> Ipv6Addr {
+        let host = u128::from(id) & !Self::mask_bits(self.len);
+        Ipv6Addr::from_bits(self.address.to_bits() | host)
+    }
+
+    fn mask_bits(len: u8) -> u128 {
+        u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Ipv6Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.len)
+    }
+}
+
+/// Why a text is not an IPv6 prefix.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParsePrefix6Error {
+    /// Not `address/len`.
+    #[error("`{0}` is not an IPv6 subnet; write one such as fd12:3456:789a:1::/64")]
+    Shape(String),
+    /// Host bits are set.
+    #[error("`{given}` has host bits set; did you mean {meant}?")]
+    HostBits {
+        /// What was written.
+        given: String,
+        /// The prefix that contains it.
+        meant: Ipv6Prefix,
+    },
+}
+
+impl FromStr for Ipv6Prefix {
+    type Err = ParsePrefix6Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let shape = || ParsePrefix6Error::Shape(text.chars().take(60).collect());
+        let (address, len) = text.split_once('/').ok_or_else(shape)?;
+        let address: Ipv6Addr = address.parse().map_err(|_| shape())?;
+        if len.is_empty() || len.len() > 3 || !len.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(shape());
+        }
+        let len: u8 = len.parse().map_err(|_| shape())?;
+        let prefix = Self::containing(address, len).ok_or_else(shape)?;
+        if prefix.address == address {
+            Ok(prefix)
+        } else {
+            Err(ParsePrefix6Error::HostBits { given: text.to_owned(), meant: prefix })
+        }
+    }
+}
+
+impl Serialize for Ipv6Prefix {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ipv6Prefix {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,5 +402,35 @@ mod tests {
         {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_ipv6_prefix_reads_what_it_writes_and_knows_its_edges() {
+        let prefix: Ipv6Prefix = "fd12:3456:789a:1::/64".parse().unwrap();
+        assert_eq!(prefix.to_string(), "fd12:3456:789a:1::/64");
+        assert!(prefix.contains("fd12:3456:789a:1:ffff::1".parse().unwrap()));
+        assert!(!prefix.contains("fd12:3456:789a:2::1".parse().unwrap()));
+        assert!("::/0".parse::<Ipv6Prefix>().unwrap().overlaps(prefix));
+        assert_eq!(prefix.with_interface_id(2).to_string(), "fd12:3456:789a:1::2");
+        assert_eq!(
+            "fd12::1/64".parse::<Ipv6Prefix>().unwrap_err().to_string(),
+            "`fd12::1/64` has host bits set; did you mean fd12::/64?"
+        );
+        for text in
+            ["", "fd00::", "fd00::/129", "fd00::/+1", "fd00::/", "10.0.0.0/8", "fd00::/0064"]
+        {
+            let parsed = text.parse::<Ipv6Prefix>();
+            assert!(matches!(parsed, Err(ParsePrefix6Error::Shape(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interface_identifier_is_that_of_rfc_4291() {
+        let mac = MacAddr([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
+        assert_eq!(mac.link_local().to_string(), "fe80::3656:78ff:fe9a:bcde");
+        assert_eq!(MacAddr::from_interface_id(mac.interface_id()), Some(mac));
+        assert_eq!(MacAddr::from_interface_id(2), None);
+        let group = "ff02::1:ff00:2".parse().unwrap();
+        assert_eq!(MacAddr::for_ipv6_multicast(group).to_string(), "33:33:ff:00:00:02");
     }
 }

@@ -1,6 +1,6 @@
 //! What a DHCP client of a guest gets: its own binding, and nothing else whatever it says.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use lichen_netstack::command::Event;
@@ -28,7 +28,7 @@ fn ask_from(
     to: Ipv4Addr,
     message: &[u8],
 ) -> Option<(Answer, Ipv4Addr)> {
-    let packet = udp(SocketAddrV4::new(from, 68), SocketAddrV4::new(to, 67), message);
+    let packet = udp(SocketAddr::from((from, 68)), SocketAddr::from((to, 67)), message);
     let hardware = if to == GATEWAY { lab.gateway_mac(0) } else { MacAddr::BROADCAST };
     let frame = ethernet(lab.spec(0).mac, hardware, 0x0800, &packet);
     lab.send(0, frame);
@@ -152,7 +152,7 @@ fn relays_and_replies_and_servers_are_guarded_against() {
     let discover = request(&lab, MessageType::Discover);
     assert_eq!(ask(&mut lab, &discover.changed(|bytes| bytes[24] = 10)), None);
     assert_eq!(ask(&mut lab, &discover.changed(|bytes| bytes[0] = 2)), None);
-    let rogue = udp(SocketAddrV4::new(OWN, 67), SocketAddrV4::new(OTHER, 68), &discover.emit());
+    let rogue = udp(SocketAddr::from((OWN, 67)), SocketAddr::from((OTHER, 68)), &discover.emit());
     let frame = ethernet(lab.spec(0).mac, lab.spec(1).mac, 0x0800, &rogue);
     lab.send(0, frame);
     assert_eq!(lab.dropped(0, "dhcp_guard"), 3);
@@ -184,7 +184,7 @@ fn ten_thousand_discovers_of_strangers_cost_nobody_a_lease() {
     assert_eq!((sum, drops["dhcp_guard"]), (10_000, 20));
     let spec = lab.spec(1).clone();
     let discover = Request::new(MessageType::Discover, spec.mac).emit();
-    let packet = udp(SocketAddrV4::new(ANY, 68), "255.255.255.255:67".parse().unwrap(), &discover);
+    let packet = udp(SocketAddr::from((ANY, 68)), "255.255.255.255:67".parse().unwrap(), &discover);
     lab.send(1, ethernet(spec.mac, MacAddr::BROADCAST, 0x0800, &packet));
     assert_eq!(Answer::read(lab.received(1)[0].udp().unwrap()).yours, OTHER);
     lab.advance(Duration::from_secs(2));
@@ -198,7 +198,7 @@ fn a_declined_address_is_told_and_replaced_and_never_too_often() {
     lab.world.serve("192.0.2.9:80", Behaviour::Accept);
     lab.send_ip(
         0,
-        &Segment::syn(1).emit(SocketAddrV4::new(OWN, 4000), "192.0.2.9:80".parse().unwrap()),
+        &Segment::syn(1).emit(SocketAddr::from((OWN, 4000)), "192.0.2.9:80".parse().unwrap()),
     );
     lab.received(0);
     assert_eq!(lab.used(0, "tcp_flows"), 1);

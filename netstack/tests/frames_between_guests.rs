@@ -28,12 +28,12 @@ fn good(lab: &Lab) -> Vec<u8> {
 }
 
 trait ToSocket {
-    fn socket(self) -> std::net::SocketAddrV4;
+    fn socket(self) -> std::net::SocketAddr;
 }
 
 impl ToSocket for (std::net::Ipv4Addr, u16) {
-    fn socket(self) -> std::net::SocketAddrV4 {
-        std::net::SocketAddrV4::new(self.0, self.1)
+    fn socket(self) -> std::net::SocketAddr {
+        std::net::SocketAddr::from((self.0, self.1))
     }
 }
 
@@ -149,14 +149,14 @@ fn arp_that_claims_a_foreign_address_poisons_nobody() {
 }
 
 #[test]
-fn tags_ipv6_and_foreign_protocols_are_dropped_by_reason() {
+fn tags_and_foreign_protocols_are_dropped_by_reason() {
     let mut lab = lab();
     let (a, b) = (lab.spec(0).mac, lab.spec(1).mac);
     for (ethertype, reason) in [
         (0x8100, "vlan"),
         (0x88a8, "vlan"),
         (0x9100, "vlan"),
-        (0x86dd, "ipv6_off"),
+        (0x86dd, "ip_header"),
         (0x88cc, "ethertype"),
         (0x0806, "arp_spoof"),
     ] {

@@ -1,6 +1,6 @@
 //! TCP segment by segment, as a hostile or unlucky guest would send them.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lichen_netstack::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
@@ -12,11 +12,11 @@ use lichen_netstack::wire::tcp::{Flags, option};
 
 const SERVER: &str = "192.0.2.1:80";
 
-fn guest_end(port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new([10, 88, 0, 2].into(), port)
+fn guest_end(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 88, 0, 2], port))
 }
 
-fn server_end() -> SocketAddrV4 {
+fn server_end() -> SocketAddr {
     SERVER.parse().unwrap()
 }
 
@@ -441,7 +441,7 @@ fn connections_beyond_the_budget_are_refused_with_a_reset() {
     assert_eq!(lab.used(0, "tcp_flows"), 4096);
     assert_eq!(lab.dropped(0, "tcp_budget"), 5000 - 4096);
     // The neighbour is not touched by any of this.
-    let from = SocketAddrV4::new([10, 88, 0, 3].into(), 4000);
+    let from = SocketAddr::from(([10, 88, 0, 3], 4000));
     lab.send_ip(1, &Segment::syn(1).emit(from, server_end()));
     assert_eq!(flags(&lab.received(1)), [Flags::SYN | Flags::ACK]);
 }

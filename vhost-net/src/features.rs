@@ -63,7 +63,9 @@ pub(crate) fn ring_features(agreed: u64) -> RingFeatures {
 
 /// What the guest does itself with frames that it is sent.
 pub(crate) fn offloads(agreed: u64) -> Offloads {
-    match (agreed & GUEST_CSUM != 0, agreed & GUEST_TSO4 != 0) {
+    // Who takes segments of one family only, which is rare, gets them cut of both.
+    let segments = agreed & GUEST_TSO4 != 0 && agreed & GUEST_TSO6 != 0;
+    match (agreed & GUEST_CSUM != 0, segments) {
         (false, _) => Offloads::None,
         (true, false) => Offloads::Checksum,
         (true, true) => Offloads::ChecksumAndTcp,
@@ -81,6 +83,7 @@ mod tests {
         assert_eq!(ring_features(MRG_RXBUF).header, HeaderLayout::Mergeable);
         assert_eq!(ring_features(OFFERED).notices, Notices::EventIndex);
         assert_eq!(offloads(OFFERED), Offloads::ChecksumAndTcp);
-        assert_eq!(offloads(GUEST_TSO4), Offloads::None, "segments need checksums");
+        assert_eq!(offloads(GUEST_TSO4 | GUEST_TSO6), Offloads::None, "segments need checksums");
+        assert_eq!(offloads(OFFERED & !GUEST_TSO6), Offloads::Checksum);
     }
 }

@@ -386,7 +386,8 @@ fn a_header_that_contradicts_its_frame_is_carried_and_then_refused() {
     let from: SocketAddrV4 = "10.88.0.2:9".parse().expect("an address");
     let to: SocketAddrV4 = "10.88.0.3:9".parse().expect("an address");
     let (ours, theirs) = (MacAddr::for_ipv4(*from.ip()), MacAddr::for_ipv4(*to.ip()));
-    let frame = frames::ethernet(ours, theirs, 0x0800, &frames::udp(from, to, &[1; 64]));
+    let frame =
+        frames::ethernet(ours, theirs, 0x0800, &frames::udp(from.into(), to.into(), &[1; 64]));
     let frame = &frame[VNET_LEN..];
     let f = 0xff;
     let headers: [[u8; VNET_LEN]; 5] = [

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -149,10 +150,12 @@ fn resolv_conf(spec: &LaunchSpec) -> String {
 }
 
 fn hosts(spec: &LaunchSpec) -> String {
-    let LaunchSpec { name, search, address, .. } = spec;
-    format!(
-        "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{address} {name}.{search} {name}\n"
-    )
+    let LaunchSpec { name, search, .. } = spec;
+    let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
+    for address in std::iter::once(spec.address.into()).chain(spec.address6.map(IpAddr::V6)) {
+        text.push_str(&format!("{address} {name}.{search} {name}\n"));
+    }
+    text
 }
 
 /// The host's own file with another `hosts` line: users and groups may well come from elsewhere.

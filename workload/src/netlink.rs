@@ -4,7 +4,7 @@
 //! already there is replaced by the same.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{
@@ -67,24 +67,53 @@ impl Socket {
         address: Ipv4Addr,
         prefix_len: u8,
     ) -> io::Result<()> {
-        for (other, len) in self.addresses(interface)? {
-            if (other, len) != (address, prefix_len) {
-                let mut ifaddrmsg = vec![AF_INET, len, 0, 0];
-                ifaddrmsg.extend(interface.0.to_ne_bytes());
+        self.remove_other_addresses(interface, address.into(), prefix_len)?;
+        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+        let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
+        self.transact(
+            Request::new(libc::RTM_NEWADDR, REPLACE)
+                .payload(&ifaddrmsg(interface, AF_INET, prefix_len, 0))
+                .attribute(libc::IFA_LOCAL, &address.octets())
+                .attribute(libc::IFA_ADDRESS, &address.octets())
+                .attribute(libc::IFA_BROADCAST, &broadcast.octets()),
+        )
+    }
+
+    /// The same for IPv6, with a /64; the link-local address stays. Nobody is asked whether the address is taken.
+    pub(crate) fn set_only_address6(&self, interface: Index, address: Ipv6Addr) -> io::Result<()> {
+        const NO_DAD: u8 = 2;
+        self.remove_other_addresses(interface, address.into(), 64)?;
+        self.transact(
+            Request::new(libc::RTM_NEWADDR, REPLACE)
+                .payload(&ifaddrmsg(interface, AF_INET6, 64, NO_DAD))
+                .attribute(libc::IFA_LOCAL, &address.octets())
+                .attribute(libc::IFA_ADDRESS, &address.octets()),
+        )
+    }
+
+    fn remove_other_addresses(
+        &self,
+        interface: Index,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> io::Result<()> {
+        for (other, len) in self.addresses(interface, family(address))? {
+            let is_link_local = matches!(other, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            if (other, len) != (address, prefix_len) && !is_link_local {
                 self.transact(
                     Request::new(libc::RTM_DELADDR, 0)
-                        .payload(&ifaddrmsg)
-                        .attribute(libc::IFA_LOCAL, &other.octets()),
+                        .payload(&ifaddrmsg(interface, family(other), len, 0))
+                        .attribute(libc::IFA_LOCAL, &octets(other)),
                 )?;
             }
         }
-        self.set_address(interface, address, prefix_len)
+        Ok(())
     }
 
-    /// The interface's IPv4 addresses with their prefix lengths.
-    fn addresses(&self, interface: Index) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+    /// The interface's addresses of a family with their prefix lengths.
+    fn addresses(&self, interface: Index, family: u8) -> io::Result<Vec<(IpAddr, u8)>> {
         let request = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP as u16)
-            .payload(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+            .payload(&[family, 0, 0, 0, 0, 0, 0, 0]);
         send(&self.0, &request.without_acknowledgement().finish(), SendFlags::empty())?;
         let mut found = Vec::new();
         let mut answer = vec![0_u8; 32 << 10];
@@ -96,24 +125,10 @@ impl Socket {
         }
     }
 
-    fn set_address(&self, interface: Index, address: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
-        let host_bits = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-        let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
-        let mut ifaddrmsg = vec![AF_INET, prefix_len, 0, libc::RT_SCOPE_UNIVERSE];
-        ifaddrmsg.extend(interface.0.to_ne_bytes());
-        self.transact(
-            Request::new(libc::RTM_NEWADDR, REPLACE)
-                .payload(&ifaddrmsg)
-                .attribute(libc::IFA_LOCAL, &address.octets())
-                .attribute(libc::IFA_ADDRESS, &address.octets())
-                .attribute(libc::IFA_BROADCAST, &broadcast.octets()),
-        )
-    }
-
-    /// Makes the gateway everything else's next hop.
-    pub(crate) fn set_default_route(&self, interface: Index, gateway: Ipv4Addr) -> io::Result<()> {
+    /// Makes the gateway everything else's next hop, in its family.
+    pub(crate) fn set_default_route(&self, interface: Index, gateway: IpAddr) -> io::Result<()> {
         let to_everywhere = 0;
-        let mut rtmsg = vec![AF_INET, to_everywhere, 0, 0];
+        let mut rtmsg = vec![family(gateway), to_everywhere, 0, 0];
         rtmsg.extend([
             libc::RT_TABLE_MAIN,
             libc::RTPROT_BOOT,
@@ -124,7 +139,7 @@ impl Socket {
         self.transact(
             Request::new(libc::RTM_NEWROUTE, REPLACE)
                 .payload(&rtmsg)
-                .attribute(libc::RTA_GATEWAY, &gateway.octets())
+                .attribute(libc::RTA_GATEWAY, &octets(gateway))
                 .attribute(libc::RTA_OIF, &interface.0.to_ne_bytes()),
         )
     }
@@ -138,8 +153,27 @@ impl Socket {
 }
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const REPLACE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 const HEADER: usize = 16;
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// A `struct ifaddrmsg`.
+fn ifaddrmsg(interface: Index, family: u8, prefix_len: u8, flags: u8) -> Vec<u8> {
+    let mut bytes = vec![family, prefix_len, flags, libc::RT_SCOPE_UNIVERSE];
+    bytes.extend(interface.0.to_ne_bytes());
+    bytes
+}
 
 /// A `struct ifinfomsg`.
 fn link(interface: Index, flags: u32, change: u32) -> Vec<u8> {
@@ -199,7 +233,7 @@ enum Dump {
 }
 
 /// Reads one datagram of an RTM_GETADDR dump.
-fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(Ipv4Addr, u8)>) -> Dump {
+fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(IpAddr, u8)>) -> Dump {
     let mut rest = datagram;
     while let Some(header) = rest.first_chunk::<HEADER>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -212,6 +246,7 @@ fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(Ipv4Addr, 
         let body = &message[HEADER..length];
         if body[4..8] == interface.0.to_ne_bytes()
             && let Some(address) = attribute(&body[8..], libc::IFA_LOCAL)
+                .or_else(|| attribute(&body[8..], libc::IFA_ADDRESS))
         {
             found.push((address, body[1]));
         }
@@ -220,13 +255,17 @@ fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(Ipv4Addr, 
     Dump::GoesOn
 }
 
-/// The attribute of that kind, as an IPv4 address.
-fn attribute(attributes: &[u8], wanted: u16) -> Option<Ipv4Addr> {
+/// The attribute of that kind, as an address.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<IpAddr> {
     let mut rest = attributes;
     while let Some(header) = rest.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         if u16::from_ne_bytes([header[2], header[3]]) == wanted {
-            return Some(Ipv4Addr::from_octets(rest.get(4..8)?.try_into().ok()?));
+            let value = rest.get(4..length)?;
+            return match value.len() {
+                4 => Some(Ipv4Addr::from_octets(value.try_into().ok()?).into()),
+                _ => Some(Ipv6Addr::from_octets(value.try_into().ok()?).into()),
+            };
         }
         rest = rest.get(length.max(4).next_multiple_of(4)..)?;
     }

@@ -1,7 +1,7 @@
 //! What is asked of this crate.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ pub struct LaunchSpec {
     pub search: String,
     /// The address that will be configured, for `/etc/hosts`.
     pub address: Ipv4Addr,
+    /// The same in IPv6, on a network that has it.
+    pub address6: Option<Ipv6Addr>,
     /// The network's resolver, for `/etc/resolv.conf`.
     pub resolver: Ipv4Addr,
     /// Whom the caller is inside.
@@ -69,6 +71,8 @@ pub struct TapRequest {
     pub prefix_len: u8,
     /// The default route's gateway; `None` makes no default route.
     pub gateway: Option<Ipv4Addr>,
+    /// The interface's IPv6 address, of a /64 whose router is fe80::1; `None` turns IPv6 off.
+    pub address6: Option<Ipv6Addr>,
     /// Interface MTU in bytes.
     pub mtu: u16,
     /// Written to the target's /etc/resolv.conf when its mount namespace is not ours

@@ -239,12 +239,18 @@ pub(crate) enum NetworkCommand {
 #[command(after_help = "Examples:
   lichen network create mynet
   lichen network create --subnet 10.89.0.0/16 --gateway 10.89.0.1 mynet
+  lichen network create --subnet 10.89.0.0/16 --subnet fd12:3456:789a:1::/64 mynet
+  lichen network create --ipv6=false old
   lichen network create --internal backend")]
 pub(crate) struct CreateNetwork {
-    /// Its addresses, for example 10.89.0.0/16 [default: picked]
+    /// Its addresses, for example 10.89.0.0/16; once more for those of IPv6, a /64 [default: picked]
     #[arg(long)]
-    pub(crate) subnet: Option<String>,
-    /// Its router [default: the first address]
+    pub(crate) subnet: Vec<String>,
+    /// Whether it carries IPv6
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) ipv6: bool,
+    /// Its router in IPv4 [default: the first address]
     #[arg(long, requires = "subnet")]
     pub(crate) gateway: Option<String>,
     /// No way out: members reach only each other
@@ -257,7 +263,25 @@ pub(crate) struct CreateNetwork {
     pub(crate) name: String,
 }
 
+/// One subnet for each family.
+#[derive(Debug, thiserror::Error)]
+#[error("--subnet names two {0} subnets; a network has one of each family")]
+pub(crate) struct TwoSubnets(&'static str);
+
 impl CreateNetwork {
+    /// The subnets that were named, IPv4 and IPv6.
+    pub(crate) fn subnets(&self) -> Result<(Option<String>, Option<String>), TwoSubnets> {
+        let (mut v4, mut v6) = (None, None);
+        for subnet in &self.subnet {
+            let (place, family) =
+                if subnet.contains(':') { (&mut v6, "IPv6") } else { (&mut v4, "IPv4") };
+            if place.replace(subnet.clone()).is_some() {
+                return Err(TwoSubnets(family));
+            }
+        }
+        Ok((v4, v6))
+    }
+
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         self.label.iter().cloned().collect()
     }

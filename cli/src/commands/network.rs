@@ -18,9 +18,12 @@ pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome
     match command {
         NetworkCommand::Ls => list(format).await,
         NetworkCommand::Create(create) => {
+            let (subnet, subnet6) = create.subnets()?;
             let request = CreateNetwork {
                 name: create.name.clone(),
-                subnet: create.subnet.clone(),
+                subnet,
+                subnet6,
+                enable_ipv6: Some(create.ipv6),
                 gateway: create.gateway.clone(),
                 internal: create.internal,
                 labels: create.labels(),

@@ -14,7 +14,7 @@ pub(crate) async fn ps(format: Output) -> Outcome {
     match format {
         Output::Json => output::json(&workloads)?,
         Output::Table => output::table(
-            &["NAME", "KIND", "NETWORK", "IP", "MAC", "PORTS", "STATE"],
+            &["NAME", "KIND", "NETWORK", "IP", "IPV6", "MAC", "PORTS", "STATE"],
             &workloads.iter().map(row).collect::<Vec<_>>(),
         )?,
     }
@@ -35,6 +35,7 @@ fn row(workload: &Workload) -> Vec<String> {
         },
         workload.network.clone(),
         workload.address.to_string(),
+        workload.address6.map_or_else(String::new, |address| address.to_string()),
         workload.mac.clone(),
         ports.join(", "),
         workload.state.to_string(),

@@ -69,6 +69,7 @@ fn launch_spec(arguments: &Run, lease: &Lease) -> Result<LaunchSpec, Box<dyn Err
         name: lease.name.clone(),
         search: lease.search.clone(),
         address: lease.address,
+        address6: lease.address6,
         resolver: lease.gateway,
         user: match arguments.user {
             User::Root => UserMapping::Root,

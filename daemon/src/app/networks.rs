@@ -5,7 +5,7 @@ use lichen_api::{CreateNetwork, Creation, Network, NetworkSummary, Pruned, Remov
 use super::{App, Refusal, now, view};
 use crate::ipam;
 use crate::names::NetworkName;
-use crate::state::{self, InUse, NewNetwork, snapshot};
+use crate::state::{self, InUse, Ipv6Wish, NewNetwork, snapshot};
 
 /// Bounds on labels, so that a definition stays a definition.
 const MAX_LABELS: usize = 64;
@@ -75,14 +75,21 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
     if request.subnet.is_none() && request.gateway.is_some() {
         return Err(Refusal::bad_request("a gateway needs its subnet; add --subnet"));
     }
-    for address in request.subnet.iter().chain(&request.gateway) {
-        if address.contains(':') {
-            return Err(Refusal::bad_request(format!(
-                "`{}` is IPv6, and networks are IPv4 only for now; use a subnet such as 10.89.0.0/16",
-                address.chars().take(60).collect::<String>().escape_default()
-            )));
-        }
+    if request.gateway.as_ref().is_some_and(|gateway| gateway.contains(':')) {
+        return Err(Refusal::bad_request(
+            "the IPv6 gateway is always the first address of its subnet; leave it out",
+        ));
     }
+    let ipv6 = match (request.enable_ipv6, request.subnet6) {
+        (Some(false), Some(_)) => {
+            return Err(Refusal::bad_request("an IPv6 subnet needs IPv6; leave out --ipv6=false"));
+        }
+        (Some(false), None) => Ipv6Wish::Off,
+        (_, Some(text)) => Ipv6Wish::Prefix(
+            text.parse().map_err(|error| Refusal::bad_request(format!("{error}")))?,
+        ),
+        (_, None) => Ipv6Wish::Own,
+    };
     let bytes: usize = request.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     if request.labels.len() > MAX_LABELS || bytes > MAX_LABEL_BYTES {
         return Err(Refusal::bad_request(format!(
@@ -106,6 +113,7 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
             })?),
             None => None,
         },
+        ipv6,
         internal: request.internal,
         labels: request.labels,
     })

@@ -22,7 +22,9 @@ pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
                 endpoint_id: workload.uid.clone(),
                 mac_address: workload.mac.to_string(),
                 ipv4_address: format!("{}/{}", workload.address, row.subnet.len()),
-                ipv6_address: String::new(),
+                ipv6_address: row
+                    .address6_of(workload.address)
+                    .map_or_else(String::new, |address| format!("{address}/64")),
             };
             (workload.uid.clone(), container)
         })
@@ -33,11 +35,8 @@ pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
         created: row.created.clone(),
         scope: "local".to_owned(),
         driver: "bridge".to_owned(),
-        enable_ipv6: false,
-        ipam: Ipam {
-            driver: "default".to_owned(),
-            config: vec![IpamConfig { subnet: row.subnet.to_string(), gateway: row.gateway }],
-        },
+        enable_ipv6: row.prefix6.is_some(),
+        ipam: Ipam { driver: "default".to_owned(), config: ipam_config(row) },
         internal: row.internal,
         attachable: true,
         ingress: false,
@@ -52,6 +51,15 @@ pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
     }
 }
 
+fn ipam_config(row: &NetworkRow) -> Vec<IpamConfig> {
+    let v4 = IpamConfig { subnet: row.subnet.to_string(), gateway: row.gateway.into() };
+    let v6 = row.prefix6.map(|prefix| IpamConfig {
+        subnet: prefix.to_string(),
+        gateway: prefix.with_interface_id(1).into(),
+    });
+    std::iter::once(v4).chain(v6).collect()
+}
+
 /// A network in a list.
 pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSummary {
     NetworkSummary {
@@ -60,6 +68,7 @@ pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSum
         driver: "bridge".to_owned(),
         scope: "local".to_owned(),
         subnet: row.subnet.to_string(),
+        ipv6: row.prefix6.is_some(),
         internal: row.internal,
         connected: workloads.iter().filter(|workload| workload.network == row.id).count(),
         created_at: row.created.clone(),
@@ -81,6 +90,7 @@ pub(super) fn workload(
         network: network.name.clone(),
         address: row.address,
         prefix_len: network.subnet.len(),
+        address6: network.address6_of(row.address),
         mac: row.mac.to_string(),
         state: state(row, seen),
         pid: row.process.map(|process| process.pid),
@@ -127,6 +137,7 @@ pub(super) fn lease(
         network: network.name.clone(),
         address: row.address,
         prefix_len: network.subnet.len(),
+        address6: network.address6_of(row.address),
         gateway: network.gateway,
         mac: row.mac.to_string(),
         mtu: network.mtu,

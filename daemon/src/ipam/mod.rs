@@ -1,6 +1,7 @@
 //! Which addresses networks and workloads get. Pure: what is taken is an argument.
 
 mod host_routes;
+mod prefixes6;
 mod subnets;
 
 use std::collections::BTreeSet;
@@ -8,7 +9,8 @@ use std::net::Ipv4Addr;
 
 use lichen_netstack::ids::Ipv4Prefix;
 
-pub use host_routes::{HostRoute, host_routes};
+pub use host_routes::{HostRoute, HostRoute6, HostRoutes, host_routes};
+pub use prefixes6::{check_prefix6, pick_prefix6};
 pub use subnets::{SubnetError, check_subnet, default_subnet, first_gateway, pick_subnet};
 
 /// The lowest address of `subnet` that a workload may have. The network's own address, its broadcast

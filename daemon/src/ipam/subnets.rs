@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use lichen_netstack::ids::Ipv4Prefix;
+use lichen_netstack::ids::{Ipv4Prefix, Ipv6Prefix, ParsePrefix6Error};
 
 use super::host_routes::HostRoute;
 
@@ -48,6 +48,42 @@ pub enum SubnetError {
         /// The first address.
         usual: Ipv4Addr,
     },
+    /// Not a /64.
+    #[error(
+        "IPv6 subnet {0} is no /64, which guests need to make addresses; write one such as fd12:3456:789a:1::/64"
+    )]
+    Size6(Ipv6Prefix),
+    /// IPv6 addresses with a meaning of their own.
+    #[error(
+        "IPv6 subnet {0} lies in {1}, which is not for networks; leave it out to have one picked"
+    )]
+    Special6(Ipv6Prefix, Ipv6Prefix),
+    /// Another network of ours.
+    #[error("IPv6 subnet {prefix} overlaps {other} of network `{network}`; choose another")]
+    Network6 {
+        /// What was asked for.
+        prefix: Ipv6Prefix,
+        /// What is in the way.
+        other: Ipv6Prefix,
+        /// Whose that is.
+        network: String,
+    },
+    /// A route of the host.
+    #[error(
+        "IPv6 subnet {prefix} overlaps the host's route {route} by {interface}; choose another, \
+         since what lies behind that route would be out of reach"
+    )]
+    Route6 {
+        /// What was asked for.
+        prefix: Ipv6Prefix,
+        /// What is in the way.
+        route: Ipv6Prefix,
+        /// Which interface it leads to.
+        interface: String,
+    },
+    /// The state holds something else than a prefix.
+    #[error("the state's own IPv6 prefix cannot be read")]
+    Site(#[source] ParsePrefix6Error),
     /// Everything is taken.
     #[error("no free private subnet is left; name one with --subnet")]
     NoneLeft,

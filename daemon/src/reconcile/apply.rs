@@ -284,6 +284,7 @@ fn tap_request(workload: &WorkloadRow, snapshot: &Snapshot) -> TapRequest {
         address: workload.address,
         prefix_len: network.subnet.len(),
         gateway: Some(network.gateway),
+        address6: network.address6_of(workload.address),
         mtu: network.mtu,
         resolv_conf: workload
             .resolv_conf

@@ -36,7 +36,12 @@ pub(super) fn desired(snapshot: &Snapshot, resolvers: &[SocketAddr], seen: &Seen
         .collect();
     Desired {
         networks: snapshot.networks.iter().map(network).collect(),
-        ports: snapshot.workloads.iter().filter(|row| row.is_placed()).map(port).collect(),
+        ports: snapshot
+            .workloads
+            .iter()
+            .filter(|row| row.is_placed())
+            .map(|row| port(row, &snapshot.networks))
+            .collect(),
         forwards: snapshot
             .ports
             .iter()
@@ -52,13 +57,15 @@ fn network(row: &NetworkRow) -> NetworkSpec {
         name: row.name.clone(),
         subnet: row.subnet,
         gateway: row.gateway,
+        prefix6: row.prefix6,
         gateway_mac: MacAddr::for_ipv4(row.gateway),
         mtu: row.mtu,
         internal: row.internal,
     }
 }
 
-fn port(row: &WorkloadRow) -> PortSpec {
+fn port(row: &WorkloadRow, networks: &[NetworkRow]) -> PortSpec {
+    let network = networks.iter().find(|network| network.id == row.network);
     PortSpec {
         id: row.id,
         network: row.network,
@@ -66,6 +73,7 @@ fn port(row: &WorkloadRow) -> PortSpec {
         aliases: Vec::new(),
         mac: row.mac,
         address: row.address,
+        address6: network.and_then(|network| network.address6_of(row.address)),
         default_route: true,
         allow_host: row
             .allow_host

@@ -105,6 +105,13 @@ const STEPS: &[&str] = &[
     "ALTER TABLE workloads ADD COLUMN attachment TEXT
          CHECK (attachment IN ('vhost-user', 'stream', 'dgram'));
      UPDATE workloads SET attachment = 'vhost-user' WHERE kind = 'vm';",
+    // IPv6: this installation's own 48 bits (RFC 4193 3.2), chosen once, and of them a /64 for each network.
+    "CREATE TABLE site (prefix48 TEXT NOT NULL) STRICT;
+     INSERT INTO site
+         SELECT 'fd' || substr(h, 1, 2) || ':' || substr(h, 3, 4) || ':' || substr(h, 7, 4)
+         FROM (SELECT lower(hex(randomblob(5))) AS h);
+     ALTER TABLE networks ADD COLUMN prefix6 TEXT;
+     UPDATE networks SET prefix6 = (SELECT prefix48 FROM site) || printf(':%x::/64', id);",
 ];
 
 /// The `user_version` of a file that has taken every step.
@@ -145,6 +152,26 @@ mod tests {
         let version: u32 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, latest());
+    }
+
+    #[test]
+    fn networks_of_an_earlier_schema_get_a_prefix_of_one_site() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(&STEPS[..4].concat()).unwrap();
+        connection.pragma_update(None, "user_version", 4).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0);
+                 INSERT INTO networks VALUES (300, 'v', 'o', 's', 'g', 1500, 0, '{}', 0);",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let text =
+            |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+        let site = text("SELECT prefix48 FROM site");
+        assert!(site.starts_with("fd") && site.len() == 14, "{site}");
+        assert_eq!(text("SELECT prefix6 FROM networks WHERE id = 1"), format!("{site}:1::/64"));
+        assert_eq!(text("SELECT prefix6 FROM networks WHERE id = 300"), format!("{site}:12c::/64"));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 pub use networks::{
-    InUse, NetworkError, NewNetwork, ensure_default_network, insert_network, network_named,
-    networks, prune_networks, remove_network,
+    InUse, Ipv6Wish, NetworkError, NewNetwork, ensure_default_network, insert_network,
+    network_named, networks, prune_networks, remove_network,
 };
 pub use open::{OpenError, open};
 pub use ports::{NewPort, PortError, PortSelector, PortTarget, insert_ports, ports, remove_ports};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use lichen_netstack::ids::{Ipv4Prefix, NetworkId};
+use lichen_netstack::ids::{Ipv4Prefix, Ipv6Prefix, NetworkId};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::rows::NetworkRow;
-use crate::ipam::{self, HostRoute, SubnetError};
+use crate::ipam::{self, HostRoutes, SubnetError};
 use crate::names::NetworkName;
 
 /// Most networks, so that ids, routes and the datapath's tables stay small.
@@ -58,10 +58,34 @@ pub struct NewNetwork {
     pub subnet: Option<Ipv4Prefix>,
     /// `None` takes the first address.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 addresses.
+    pub ipv6: Ipv6Wish,
     /// No way out.
     pub internal: bool,
     /// The user's own labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What is wanted of IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ipv6Wish {
+    /// A prefix of this installation's own.
+    #[default]
+    Own,
+    /// This one.
+    Prefix(Ipv6Prefix),
+    /// None.
+    Off,
+}
+
+impl Ipv6Wish {
+    fn describes(self, present: Option<Ipv6Prefix>) -> bool {
+        match self {
+            Self::Own => present.is_some(),
+            Self::Prefix(prefix) => present == Some(prefix),
+            Self::Off => present.is_none(),
+        }
+    }
 }
 
 impl NewNetwork {
@@ -69,6 +93,7 @@ impl NewNetwork {
     fn describes(&self, row: &NetworkRow) -> bool {
         self.subnet.is_none_or(|subnet| subnet == row.subnet)
             && self.gateway.is_none_or(|gateway| gateway == row.gateway)
+            && self.ipv6.describes(row.prefix6)
             && self.internal == row.internal
             && self.labels == row.labels
     }
@@ -78,7 +103,7 @@ impl NewNetwork {
 pub fn insert_network(
     tx: &Transaction<'_>,
     new: &NewNetwork,
-    routes: &[HostRoute],
+    routes: &HostRoutes,
     now: i64,
 ) -> Result<(lichen_api::Creation, NetworkRow), NetworkError> {
     let present = networks(tx)?;
@@ -92,55 +117,86 @@ pub fn insert_network(
     if present.len() >= MAX_NETWORKS {
         return Err(NetworkError::TooMany);
     }
+    let taken6: Vec<_> =
+        present.iter().filter_map(|row| Some((row.name.clone(), row.prefix6?))).collect();
+    let prefix6 = match new.ipv6 {
+        Ipv6Wish::Off => None,
+        Ipv6Wish::Prefix(prefix) => {
+            ipam::check_prefix6(prefix, &taken6, &routes.v6)?;
+            Some(prefix)
+        }
+        Ipv6Wish::Own => Some(ipam::pick_prefix6(site(tx)?, &taken6)?),
+    };
     let taken: Vec<_> = present.into_iter().map(|row| (row.name, row.subnet)).collect();
     let subnet = match new.subnet {
         Some(subnet) => {
-            ipam::check_subnet(subnet, &taken, routes)?;
+            ipam::check_subnet(subnet, &taken, &routes.v4)?;
             subnet
         }
-        None => ipam::pick_subnet(&taken, routes)?,
+        None => ipam::pick_subnet(&taken, &routes.v4)?,
     };
     let usual = ipam::first_gateway(subnet);
     let gateway = new.gateway.unwrap_or(usual);
     if !subnet.contains(gateway) || gateway == subnet.address() || gateway == subnet.broadcast() {
         return Err(SubnetError::Gateway { gateway, subnet, usual }.into());
     }
-    insert_row(tx, new, subnet, gateway, now).map(|row| (lichen_api::Creation::New, row))
+    let addresses = Addresses { subnet, gateway, prefix6 };
+    insert_row(tx, new, &addresses, now).map(|row| (lichen_api::Creation::New, row))
 }
 
 /// Makes the default network in a state without networks; an existing one is never changed.
 pub fn ensure_default_network(
     tx: &Transaction<'_>,
-    routes: &[HostRoute],
+    routes: &HostRoutes,
     now: i64,
 ) -> Result<(), NetworkError> {
     let name = NetworkName::default_network();
     if !networks(tx)?.is_empty() {
         return Ok(());
     }
-    let subnet = ipam::default_subnet(routes);
-    let new =
-        NewNetwork { name, subnet: None, gateway: None, internal: false, labels: BTreeMap::new() };
-    insert_row(tx, &new, subnet, ipam::first_gateway(subnet), now).map(drop)
+    let subnet = ipam::default_subnet(&routes.v4);
+    let new = NewNetwork {
+        name,
+        subnet: None,
+        gateway: None,
+        ipv6: Ipv6Wish::Own,
+        internal: false,
+        labels: BTreeMap::new(),
+    };
+    let prefix6 = Some(ipam::pick_prefix6(site(tx)?, &[])?);
+    let addresses = Addresses { subnet, gateway: ipam::first_gateway(subnet), prefix6 };
+    insert_row(tx, &new, &addresses, now).map(drop)
+}
+
+/// The 48 bits that all our own prefixes begin with (RFC 4193), chosen when the state was made.
+fn site(tx: &Transaction<'_>) -> Result<Ipv6Prefix, NetworkError> {
+    let prefix48: String = tx.query_row("SELECT prefix48 FROM site", [], |row| row.get(0))?;
+    Ok(format!("{prefix48}::/48").parse().map_err(SubnetError::Site)?)
+}
+
+struct Addresses {
+    subnet: Ipv4Prefix,
+    gateway: Ipv4Addr,
+    prefix6: Option<Ipv6Prefix>,
 }
 
 fn insert_row(
     tx: &Transaction<'_>,
     new: &NewNetwork,
-    subnet: Ipv4Prefix,
-    gateway: Ipv4Addr,
+    addresses: &Addresses,
     now: i64,
 ) -> Result<NetworkRow, NetworkError> {
     tx.execute(
-        "INSERT INTO networks (uid, name, subnet, gateway, mtu, internal, labels, created)
-         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, 1500, ?4, ?5, ?6)",
+        "INSERT INTO networks (uid, name, subnet, gateway, mtu, internal, labels, created, prefix6)
+         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, 1500, ?4, ?5, ?6, ?7)",
         params![
             new.name.as_str(),
-            subnet.to_string(),
-            gateway.to_string(),
+            addresses.subnet.to_string(),
+            addresses.gateway.to_string(),
             new.internal,
             serde_json::to_string(&new.labels).expect("a map of strings is JSON"),
-            now
+            now,
+            addresses.prefix6.map(|prefix| prefix.to_string())
         ],
     )?;
     network_named(tx, new.name.as_str())
@@ -235,6 +291,7 @@ mod tests {
     use lichen_api::Creation;
 
     use super::*;
+    use crate::ipam::HostRoute;
     use crate::state::in_memory;
 
     fn new(name: &str, subnet: Option<&str>) -> NewNetwork {
@@ -242,6 +299,7 @@ mod tests {
             name: NetworkName::parse(name).unwrap(),
             subnet: subnet.map(|text| text.parse().unwrap()),
             gateway: None,
+            ipv6: Ipv6Wish::Own,
             internal: false,
             labels: BTreeMap::new(),
         }
@@ -251,9 +309,10 @@ mod tests {
     fn the_default_network_is_made_once_and_never_changed() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &HostRoutes::default(), 0).unwrap();
         let route = HostRoute { prefix: "10.88.0.0/16".parse().unwrap(), interface: "vpn0".into() };
-        ensure_default_network(&tx, &[route], 0).unwrap();
+        let routes = HostRoutes { v4: vec![route], v6: vec![] };
+        ensure_default_network(&tx, &routes, 0).unwrap();
         let rows = networks(&tx).unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].subnet.to_string(), "10.88.0.0/16");
@@ -270,11 +329,13 @@ mod tests {
     fn making_a_network_again_is_fine_and_making_another_under_its_name_is_not() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        let (creation, row) = insert_network(&tx, &new("mynet", None), &[], 0).unwrap();
+        let (creation, row) =
+            insert_network(&tx, &new("mynet", None), &HostRoutes::default(), 0).unwrap();
         assert_eq!((creation, row.subnet.to_string().as_str()), (Creation::New, "10.89.0.0/16"));
-        let again = insert_network(&tx, &new("mynet", None), &[], 9).unwrap();
+        let again = insert_network(&tx, &new("mynet", None), &HostRoutes::default(), 9).unwrap();
         assert_eq!(again, (Creation::Existing, row));
-        let other = insert_network(&tx, &new("mynet", Some("10.99.0.0/16")), &[], 9);
+        let other =
+            insert_network(&tx, &new("mynet", Some("10.99.0.0/16")), &HostRoutes::default(), 9);
         assert!(matches!(other, Err(NetworkError::Exists(_))));
     }
 
@@ -285,7 +346,7 @@ mod tests {
         for gateway in ["10.99.0.0", "10.99.255.255", "10.98.0.1"] {
             let mut wanted = new("mynet", Some("10.99.0.0/16"));
             wanted.gateway = Some(gateway.parse().unwrap());
-            let error = insert_network(&tx, &wanted, &[], 0).unwrap_err();
+            let error = insert_network(&tx, &wanted, &HostRoutes::default(), 0).unwrap_err();
             assert!(error.to_string().contains("the usual one is 10.99.0.1"), "{error}");
         }
     }
@@ -294,11 +355,36 @@ mod tests {
     fn a_network_is_found_by_name_or_by_the_beginning_of_its_id() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        let (_, row) = insert_network(&tx, &new("mynet", None), &[], 0).unwrap();
+        let (_, row) = insert_network(&tx, &new("mynet", None), &HostRoutes::default(), 0).unwrap();
         assert_eq!(network_named(&tx, "MyNet").unwrap().id, row.id);
         assert_eq!(network_named(&tx, &row.uid[..12]).unwrap().id, row.id);
         for unknown in ["", "my", "%", "zzz", "../x"] {
             assert!(matches!(network_named(&tx, unknown), Err(NetworkError::Unknown(_))));
         }
+    }
+
+    #[test]
+    fn every_network_has_a_prefix_of_one_site_unless_it_wants_another_or_none() {
+        let mut connection = in_memory();
+        let tx = connection.transaction().unwrap();
+        let routes = HostRoutes::default();
+        ensure_default_network(&tx, &routes, 0).unwrap();
+        let (_, own) = insert_network(&tx, &new("own", None), &routes, 0).unwrap();
+        let bridge = network_named(&tx, "bridge").unwrap();
+        let site = |row: &NetworkRow| row.prefix6.unwrap().address().segments()[..3].to_vec();
+        assert_eq!(site(&own), site(&bridge));
+        assert!(site(&own)[0] >> 8 == 0xfd);
+        assert_ne!(own.prefix6, bridge.prefix6);
+        let chosen = "2001:db8:0:7::/64".parse().unwrap();
+        let wish = |ipv6, name| NewNetwork { ipv6, ..new(name, None) };
+        let (_, row) =
+            insert_network(&tx, &wish(Ipv6Wish::Prefix(chosen), "chosen"), &routes, 0).unwrap();
+        assert_eq!(row.prefix6, Some(chosen));
+        let twice = insert_network(&tx, &wish(Ipv6Wish::Prefix(chosen), "twice"), &routes, 0);
+        assert!(twice.unwrap_err().to_string().contains("network `chosen`"));
+        let (_, row) = insert_network(&tx, &wish(Ipv6Wish::Off, "off"), &routes, 0).unwrap();
+        assert_eq!(row.prefix6, None);
+        let (creation, _) = insert_network(&tx, &wish(Ipv6Wish::Off, "off"), &routes, 0).unwrap();
+        assert_eq!(creation, Creation::Existing);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use lichen_api::{AllowedPort, Source, Transport, VmAttachment, WorkloadKind};
-use lichen_netstack::ids::{ForwardId, Ipv4Prefix, MacAddr, NetworkId, PortId};
-use rusqlite::types::Type;
+use lichen_netstack::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, Transaction};
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,8 @@ pub struct NetworkRow {
     pub subnet: Ipv4Prefix,
     /// Ours.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 addresses, if it has any.
+    pub prefix6: Option<Ipv6Prefix>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// No way out.
@@ -37,7 +39,7 @@ pub struct NetworkRow {
 impl NetworkRow {
     /// Columns in the order that [`NetworkRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, subnet, gateway, mtu, internal, labels, \
-        strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch')";
+        strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), prefix6";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -50,7 +52,22 @@ impl NetworkRow {
             internal: row.get(6)?,
             labels: json(row, 7)?,
             created: row.get(8)?,
+            prefix6: match row.get_ref(9)? {
+                ValueRef::Null => None,
+                _ => Some(parsed(row, 9)?),
+            },
         })
+    }
+
+    /// The IPv6 address of who has that IPv4 address: the same host number, so that `::2` goes with 10.88.0.2. The
+    /// gateway's number is one, whatever it is in IPv4.
+    pub fn address6_of(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let number = |address: Ipv4Addr| address.to_bits() - self.subnet.address().to_bits();
+        let host = match number(address) {
+            1 => number(self.gateway),
+            host => host,
+        };
+        Some(self.prefix6?.with_interface_id(host.into()))
     }
 }
 
@@ -239,4 +256,34 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
     serde_json::from_str(&row.get::<_, String>(index)?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(index, Type::Text, Box::new(error))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_ends_as_the_ipv4_address_does_and_is_never_the_gateways() {
+        let mut row = NetworkRow {
+            id: NetworkId(1),
+            uid: String::new(),
+            name: "bridge".into(),
+            subnet: "10.88.0.0/16".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 88, 0, 1),
+            prefix6: Some("fd00:0:0:1::/64".parse().unwrap()),
+            mtu: 1500,
+            internal: false,
+            labels: BTreeMap::new(),
+            created: String::new(),
+        };
+        let of = |row: &NetworkRow, text: &str| {
+            row.address6_of(text.parse().unwrap()).map(|address| address.to_string())
+        };
+        assert_eq!(of(&row, "10.88.0.2").unwrap(), "fd00:0:0:1::2");
+        assert_eq!(of(&row, "10.88.1.2").unwrap(), "fd00:0:0:1::102");
+        row.gateway = Ipv4Addr::new(10, 88, 255, 254);
+        assert_eq!(of(&row, "10.88.0.1").unwrap(), "fd00:0:0:1::fffe");
+        row.prefix6 = None;
+        assert_eq!(of(&row, "10.88.0.2"), None);
+    }
 }

@@ -380,7 +380,7 @@ mod tests {
     fn an_address_stays_with_its_name_for_ten_minutes_and_then_is_free() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         let (_, web) = insert_workload(&tx, &new("web"), 0).unwrap();
         assert_eq!(web.address.to_string(), "10.88.0.2");
         assert_eq!(web.mac.to_string(), "02:4c:0a:58:00:02");
@@ -403,10 +403,11 @@ mod tests {
             name: crate::names::NetworkName::parse("small").unwrap(),
             subnet: Some("10.99.0.0/30".parse().unwrap()),
             gateway: None,
+            ipv6: Default::default(),
             internal: false,
             labels: Default::default(),
         };
-        insert_network(&tx, &small, &[], 0).unwrap();
+        insert_network(&tx, &small, &Default::default(), 0).unwrap();
         let on_small = |name| NewWorkload { network: "small".into(), ..new(name) };
         let (_, a) = insert_workload(&tx, &on_small("a"), 0).unwrap();
         assert!(matches!(insert_workload(&tx, &on_small("b"), 0), Err(WorkloadError::Full(_))));
@@ -418,7 +419,7 @@ mod tests {
     fn attaching_twice_is_attaching_once_and_another_process_is_refused() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         insert_workload(&tx, &new("web"), 0).unwrap();
         insert_workload(&tx, &new("db"), 0).unwrap();
         let row = attach_workload(&tx, "web", process(10)).unwrap();
@@ -435,7 +436,7 @@ mod tests {
     fn an_address_and_a_mac_can_be_asked_for_and_are_refused_with_the_owner() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         let asked = |name, address: Option<&str>, mac: Option<[u8; 6]>| NewWorkload {
             kind: WorkloadKind::Vm,
             address: address.map(|text| text.parse().unwrap()),
@@ -464,7 +465,7 @@ mod tests {
     fn a_declined_address_is_replaced_and_its_mac_stays_without_draining_the_pool() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         let (_, web) = insert_workload(&tx, &new("web"), 0).unwrap();
         let moved = readdress_workload(&tx, web.id, web.address).unwrap().unwrap();
         assert_eq!(moved, Ipv4Addr::new(10, 88, 0, 3));
@@ -487,7 +488,7 @@ mod tests {
     fn a_name_is_given_once() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         insert_workload(&tx, &new("web"), 0).unwrap();
         assert!(matches!(insert_workload(&tx, &new("WEB"), 0), Err(WorkloadError::Exists(_))));
         let unnamed = NewWorkload { name: None, ..new("x") };
@@ -499,7 +500,7 @@ mod tests {
     fn ten_thousand_lives_leave_no_rows_behind() {
         let mut connection = in_memory();
         let tx = connection.transaction().unwrap();
-        ensure_default_network(&tx, &[], 0).unwrap();
+        ensure_default_network(&tx, &Default::default(), 0).unwrap();
         for round in 0..10_000 {
             let (_, row) = insert_workload(&tx, &new(&format!("w{}", round % 50)), round).unwrap();
             end_workload(&tx, row.id, round).unwrap();

@@ -52,7 +52,8 @@ impl Captures {
         let slot = Slot::take(&self.running).ok_or(CaptureError::TooMany)?;
         let mut head = pcapng::section_header(concat!("lichen ", env!("CARGO_PKG_VERSION")));
         for port in ports {
-            let description = format!("{} on network {}", port.address, networks(port));
+            let address6 = port.address6.map(|it| format!(" and {it}")).unwrap_or_default();
+            let description = format!("{}{address6} on network {}", port.address, networks(port));
             head.extend(pcapng::interface(&port.name, &description, snaplen));
         }
         let buffer = Buffer { waiting: head, lost: vec![0; ports.len()], ..Buffer::default() };
@@ -222,6 +223,7 @@ mod tests {
             aliases: Vec::new(),
             mac: MacAddr::for_ipv4(address),
             address,
+            address6: None,
             default_route: true,
             allow_host: Vec::new(),
             attachment: Attachment::Tap,

@@ -264,6 +264,9 @@ impl Shared {
                     let event = self.datapath().handle_wrong_mac(port, used);
                     event.into_iter().for_each(|event| self.tell(&event));
                 }
+                WorkerEvent::Addresses { port, used } => {
+                    self.datapath().handle_addresses(port, used);
+                }
                 WorkerEvent::RightMac { port } => {
                     let event = self.datapath().handle_link(port, LinkState::Connected);
                     event.into_iter().for_each(|event| self.tell(&event));

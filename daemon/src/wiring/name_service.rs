@@ -1,6 +1,6 @@
 //! Joins the datapath's seam for names with the crate that knows DNS.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use lichen_dns::{Catalog, Resolver, Via};
@@ -8,14 +8,13 @@ use lichen_netstack::command::Transport;
 use lichen_netstack::gateway::names::{Action, NameService, Reply, Ticket};
 use lichen_netstack::host::Route;
 use lichen_netstack::host::sys::RouteQuery;
-use lichen_netstack::ids::Ipv4Prefix;
-use lichen_netstack::switch::directory::NetworkView;
+use lichen_netstack::switch::directory::{NamedPrefixes, NetworkView};
 use lichen_netstack::time::Instant;
 
 /// The name service of a datapath.
 pub struct Names {
     resolver: Resolver<Ticket>,
-    networks: Vec<(String, Ipv4Prefix)>,
+    networks: Vec<NamedPrefixes>,
     routes: RouteQuery,
 }
 
@@ -30,7 +29,7 @@ impl Names {
 /// A network as the name service sees it.
 struct View<'a> {
     network: &'a NetworkView,
-    networks: &'a [(String, Ipv4Prefix)],
+    networks: &'a [NamedPrefixes],
 }
 
 impl Catalog for View<'_> {
@@ -42,24 +41,41 @@ impl Catalog for View<'_> {
         self.network.spec.gateway
     }
 
+    fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.network.spec.gateway6()
+    }
+
     fn addresses_of(&self, label: &str) -> Vec<Ipv4Addr> {
         self.network.addresses_of(label).to_vec()
     }
 
-    fn name_of(&self, address: Ipv4Addr) -> Option<String> {
-        self.network.member(address).map(|member| member.name.clone())
+    fn addresses6_of(&self, label: &str) -> Vec<Ipv6Addr> {
+        self.network.addresses6_of(label).to_vec()
     }
 
-    fn contains(&self, address: Ipv4Addr) -> bool {
-        self.network.spec.subnet.contains(address)
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        let member = match address {
+            IpAddr::V4(address) => self.network.member(address),
+            IpAddr::V6(address) => self.network.member6(address),
+        };
+        member.map(|member| member.name.clone())
     }
 
-    fn is_ours(&self, address: Ipv4Addr) -> bool {
-        self.networks.iter().any(|(_, subnet)| subnet.contains(address))
+    fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.network.spec.subnet.contains(address),
+            IpAddr::V6(address) => {
+                self.network.spec.prefix6.is_some_and(|prefix| prefix.contains(address))
+            }
+        }
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contain(address))
     }
 
     fn is_network(&self, label: &str) -> bool {
-        self.networks.iter().any(|(name, _)| name.eq_ignore_ascii_case(label))
+        self.networks.iter().any(|network| network.name.eq_ignore_ascii_case(label))
     }
 
     fn is_internal(&self) -> bool {
@@ -90,8 +106,8 @@ impl NameService for Names {
             Reply::Failed => lichen_dns::Reply::Failed,
         };
         let (networks, routes) = (&self.networks, &mut self.routes);
-        let mut is_own = |ip: Ipv4Addr| {
-            networks.iter().any(|(_, subnet)| subnet.contains(ip)) || routes.ask(ip) == Route::Local
+        let mut is_own = |ip: IpAddr| {
+            networks.iter().any(|network| network.contain(ip)) || routes.ask(ip) == Route::Local
         };
         self.resolver.handle_reply(since_start(now), exchange, reply, &mut is_own);
     }
@@ -124,7 +140,7 @@ impl NameService for Names {
         self.resolver.set_resolvers(resolvers);
     }
 
-    fn set_networks(&mut self, networks: Vec<(String, Ipv4Prefix)>) {
+    fn set_networks(&mut self, networks: Vec<NamedPrefixes>) {
         self.networks = networks;
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::counters::DropReason;
 use crate::wire::ETHERNET_LEN;
-use crate::wire::headers::{ChecksumState, Headers, Ipv4, Network, Transport};
+use crate::wire::headers::{ChecksumState, Headers, Network, Transport};
 
 /// Bytes of the header with `num_buffers` (TUNSETVNETHDRSZ 12).
 pub const VNET_LEN: usize = 12;
@@ -45,6 +45,8 @@ pub struct Gso {
 pub enum GsoKind {
     /// TCP over IPv4 (GSO_TCPV4).
     Tcpv4,
+    /// TCP over IPv6 (GSO_TCPV6).
+    Tcpv6,
     /// UDP datagrams of equal length (GSO_UDP_L4).
     UdpL4,
 }
@@ -59,8 +61,7 @@ impl VnetHeader {
         let kind = match bytes[1] & !ECN {
             0 if bytes[1] == 0 => None,
             1 => Some(GsoKind::Tcpv4),
-            // GSO_TCPV6: no IPv6 here, which the frame's own EtherType says.
-            4 => return Err(DropReason::Ipv6Off),
+            4 => Some(GsoKind::Tcpv6),
             5 => Some(GsoKind::UdpL4),
             _ => return Err(DropReason::VnetHeader),
         };
@@ -84,6 +85,7 @@ impl VnetHeader {
         if let Some(gso) = self.gso {
             bytes[1] = match gso.kind {
                 GsoKind::Tcpv4 => 1,
+                GsoKind::Tcpv6 => 4,
                 GsoKind::UdpL4 => 5,
             } | if gso.ecn { ECN } else { 0 };
             bytes[2..4].copy_from_slice(&gso.header_len.to_le_bytes());
@@ -104,20 +106,24 @@ impl VnetHeader {
     /// Refuses a header that contradicts its frame, and a frame that is larger than `mtu` allows.
     #[inline(always)]
     pub fn check(&self, headers: &Headers, frame_len: usize, mtu: u16) -> Result<(), DropReason> {
-        let Network::Ipv4(ipv4) = headers.network else {
-            return if self.checksum.is_some() || self.gso.is_some() {
-                Err(DropReason::VnetHeader)
-            } else {
-                Ok(())
-            };
+        let (header_len, transport, tcp) = match &headers.network {
+            Network::Ipv4(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv4),
+            Network::Ipv6(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv6),
+            Network::Arp(_) => {
+                return if self.checksum.is_some() || self.gso.is_some() {
+                    Err(DropReason::VnetHeader)
+                } else {
+                    Ok(())
+                };
+            }
         };
         if let Some(checksum) = self.checksum {
-            let expected = match ipv4.transport {
+            let expected = match transport {
                 Transport::Tcp(_) => 16,
                 Transport::Udp(_) => 6,
                 _ => return Err(DropReason::VnetHeader),
             };
-            if usize::from(checksum.start) != ETHERNET_LEN + ipv4.header_len
+            if usize::from(checksum.start) != ETHERNET_LEN + header_len
                 || checksum.offset != expected
             {
                 return Err(DropReason::VnetHeader);
@@ -126,18 +132,24 @@ impl VnetHeader {
         match self.gso {
             None if frame_len > ETHERNET_LEN + usize::from(mtu) => Err(DropReason::L2Oversize),
             None => Ok(()),
-            Some(gso) => self.check_gso(gso, &ipv4, mtu),
+            Some(gso) => self.check_gso(gso, tcp, (header_len, transport), mtu),
         }
     }
 
     #[inline(always)]
-    fn check_gso(&self, gso: Gso, ipv4: &Ipv4, mtu: u16) -> Result<(), DropReason> {
-        let transport_len = match (gso.kind, ipv4.transport) {
-            (GsoKind::Tcpv4, Transport::Tcp(tcp)) => tcp.header_len,
+    fn check_gso(
+        &self,
+        gso: Gso,
+        tcp: GsoKind,
+        (header_len, transport): (usize, &Transport),
+        mtu: u16,
+    ) -> Result<(), DropReason> {
+        let transport_len = match (gso.kind, transport) {
+            (kind, Transport::Tcp(header)) if kind == tcp => header.header_len,
             (GsoKind::UdpL4, Transport::Udp(_)) => crate::wire::udp::UDP_LEN,
             _ => return Err(DropReason::VnetHeader),
         };
-        let piece = ipv4.header_len + transport_len + usize::from(gso.size);
+        let piece = header_len + transport_len + usize::from(gso.size);
         if self.checksum.is_none() || gso.size == 0 || piece > usize::from(mtu) {
             return Err(DropReason::VnetHeader);
         }
@@ -165,7 +177,7 @@ mod tests {
             (3, DropReason::VnetHeader),
             (0xff, DropReason::VnetHeader),
             (ECN, DropReason::VnetHeader),
-            (4, DropReason::Ipv6Off),
+            (2, DropReason::VnetHeader),
         ] {
             let mut bytes = VnetHeader::default().emit();
             bytes[1] = kind;

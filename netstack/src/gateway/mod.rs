@@ -6,19 +6,26 @@
 
 pub mod destination;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod flow;
+mod ipv6;
 pub mod names;
+mod neighbours;
+mod packet;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use self::destination::{Destination, forward_source, judge};
+use self::destination::{Destination, forward_source, is_gateway, judge};
 use self::dhcp::DhcpServer;
-use self::flow::echo::{EchoFlows, Request, send_reply};
+use self::dhcp6::Dhcp6Server;
+use self::flow::echo::{Echo, EchoFlows, Request, send_reply};
 use self::flow::published::{Admission, PublishedFlows};
 use self::flow::tcp::{Target, TcpFlows};
 use self::flow::udp::{Outgoing, UdpFlows};
 use self::flow::{FlowContext, FlowKey};
 use self::names::{Asker, NAMES_PORT, NameService, Ticket};
+use self::neighbours::Advertiser;
+use self::packet::Packet;
 use crate::budget::TokenBucket;
 use crate::command::{HostOpening, NetworkSpec, PortSpec, Transport as Protocol};
 use crate::counters::DropReason;
@@ -26,15 +33,14 @@ use crate::frame::vnet_header::{GsoKind, VnetHeader};
 use crate::host::{Fragmentation, Host};
 use crate::ids::MacAddr;
 use crate::port::Port;
+use crate::switch::addresses::OwnAddresses;
 use crate::switch::directory::{Directory, NetworkView};
 use crate::time::Instant;
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::dhcp::{CLIENT_PORT, SERVER_PORT};
 use crate::wire::headers::{ChecksumState, Ipv4, Transport, parse_transport};
-use crate::wire::icmp::{
-    DESTINATION_UNREACHABLE, ECHO_REQUEST, ICMP_LEN, IcmpError, IcmpHeader, echo_reply,
-    quoted_datagram,
-};
+use crate::wire::icmp::{ICMP_LEN, IcmpError, IcmpHeader};
+use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 use crate::wire::reassembly::{Outcome, Reassembly};
 use crate::wire::tcp::{Flags, TcpHeader};
 use crate::wire::udp::{UDP_LEN, UdpHeader};
@@ -52,6 +58,10 @@ pub struct Gateway<H: Host> {
     pub echo: EchoFlows<H::Datagram>,
     /// What the port's DHCP client is told.
     pub dhcp: DhcpServer,
+    /// The same over IPv6.
+    pub dhcp6: Dhcp6Server,
+    /// When the guest is told of its router.
+    advertiser: Advertiser,
     /// Fragments that wait for their rest.
     pub reassembly: Reassembly,
     /// Name queries under way.
@@ -78,6 +88,8 @@ pub struct GatewayContext<'a, P, H, N> {
     pub generation: u32,
     /// Where refusals are told.
     pub refusals: &'a mut Vec<Refusal>,
+    /// The guest's IPv6 addresses.
+    pub own: &'a mut OwnAddresses,
 }
 
 /// A flow that was refused by rule.
@@ -86,7 +98,7 @@ pub struct Refusal {
     /// Which transport, or `None` for ICMP.
     pub protocol: Option<Protocol>,
     /// Where to.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// Which rule.
     pub rule: DropReason,
 }
@@ -96,7 +108,7 @@ impl<P: Port, H: Host, N> GatewayContext<'_, P, H, N> {
         self.flow.to_guest.counters.drop(reason);
     }
 
-    fn refuse(&mut self, protocol: Option<Protocol>, to: SocketAddrV4, rule: DropReason) {
+    fn refuse(&mut self, protocol: Option<Protocol>, to: SocketAddr, rule: DropReason) {
         self.drop(rule);
         self.refusals.push(Refusal { protocol, to, rule });
     }
@@ -111,6 +123,8 @@ impl<H: Host> Gateway<H> {
             published: PublishedFlows::new(seed),
             echo: EchoFlows::default(),
             dhcp: DhcpServer::default(),
+            dhcp6: Dhcp6Server::default(),
+            advertiser: Advertiser::default(),
             reassembly: Reassembly::default(),
             names_in_flight: 0,
             name_rate: TokenBucket::new(names::SUSTAINED_RATE, 2 * names::SUSTAINED_RATE),
@@ -174,21 +188,21 @@ impl<H: Host> Gateway<H> {
         }
         if ip.ttl == 1 && ip.destination != cx.network.spec.gateway {
             cx.drop(DropReason::TtlExpired);
-            return tell(cx, ip, IcmpError::TtlExceeded, packet);
+            return tell(cx, &Packet::from(ip), IcmpError::TtlExceeded, packet);
         }
         if ip.is_fragment() {
             return self.handle_fragment(cx, ip, packet);
         }
         let gso = vnet.gso.filter(|gso| gso.kind == GsoKind::UdpL4).map(|gso| gso.size);
-        self.handle_whole(cx, ip, &ip.transport, gso, packet);
+        self.handle_whole(cx, &Packet::from(ip), gso, packet);
     }
 
     fn handle_dhcp<P: Port, N>(&mut self, cx: &mut GatewayContext<'_, P, H, N>, message: &[u8]) {
         let network = &cx.network.spec;
         match self.dhcp.handle_message(cx.flow.now, cx.port, network, message) {
             dhcp::Outcome::Answer(answer) => {
-                let from = SocketAddrV4::new(network.gateway, SERVER_PORT);
-                let to = SocketAddrV4::new(answer.to, CLIENT_PORT);
+                let from = SocketAddr::from((network.gateway, SERVER_PORT));
+                let to = SocketAddr::from((answer.to, CLIENT_PORT));
                 flow::udp::send_to_guest(&mut cx.flow, from, to, &answer.message, 0);
             }
             dhcp::Outcome::Accepted => {}
@@ -221,7 +235,10 @@ impl<H: Host> Gateway<H> {
         crate::wire::ipv4::fill_checksum(&mut whole, ip.header_len);
         let ip = Ipv4 { total_len, more_fragments: false, fragment_offset: 0, ..*ip };
         match parse_transport(&ip, &whole[ip.header_len..], ChecksumState::Full) {
-            Ok(transport) => self.handle_whole(cx, &ip, &transport, None, &mut whole),
+            Ok(transport) => {
+                let packet = Packet { transport, ..Packet::from(&ip) };
+                self.handle_whole(cx, &packet, None, &mut whole);
+            }
             Err(reason) => cx.drop(reason),
         }
     }
@@ -229,12 +246,11 @@ impl<H: Host> Gateway<H> {
     fn handle_whole<P: Port, N: NameService>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        ip: &Ipv4,
-        transport: &Transport,
+        ip: &Packet,
         segment_size: Option<u16>,
         packet: &mut [u8],
     ) {
-        match transport {
+        match &ip.transport {
             Transport::Tcp(header) => self.handle_tcp(cx, ip, header, packet),
             Transport::Udp(header) => self.handle_udp(cx, ip, header, segment_size, packet),
             Transport::Icmp(header) => self.handle_icmp(cx, ip, header, packet),
@@ -248,7 +264,7 @@ impl<H: Host> Gateway<H> {
     fn handle_tcp<P: Port, N: NameService>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        ip: &Ipv4,
+        ip: &Packet,
         header: &TcpHeader,
         packet: &mut [u8],
     ) {
@@ -294,7 +310,7 @@ impl<H: Host> Gateway<H> {
     fn handle_udp<P: Port, N: NameService>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        ip: &Ipv4,
+        ip: &Packet,
         header: &UdpHeader,
         segment_size: Option<u16>,
         packet: &[u8],
@@ -309,11 +325,11 @@ impl<H: Host> Gateway<H> {
         }
         let is_known = self.udp.contains(&key);
         let to = if is_known {
-            key.remote.into()
+            key.remote
         } else {
             match self.judge(cx, Protocol::Udp, key.remote) {
                 Destination::Host(to) => to,
-                Destination::Names => return self.handle_query(cx, key.guest, outgoing.payload),
+                Destination::Names => return self.handle_query(cx, &key, outgoing.payload),
                 Destination::Refused(rule) => {
                     let error = match rule {
                         DropReason::GatewayPort => IcmpError::PortUnreachable,
@@ -344,7 +360,6 @@ impl<H: Host> Gateway<H> {
     ) -> bool {
         let udp = &self.udp;
         let admission = Admission {
-            guest: port.address,
             source: &|client, rule| forward_source(port, network, directory, rule, client),
             is_taken: &|key| {
                 let opening = HostOpening { port: key.remote.port(), protocol: Protocol::Udp };
@@ -364,7 +379,7 @@ impl<H: Host> Gateway<H> {
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
         protocol: Protocol,
-        to: SocketAddrV4,
+        to: SocketAddr,
     ) -> Destination {
         let host = &mut *cx.flow.host;
         judge(cx.port, cx.network, cx.directory, protocol, to, |ip| host.route(ip))
@@ -373,15 +388,15 @@ impl<H: Host> Gateway<H> {
     fn handle_query<P: Port, N: NameService>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        from: SocketAddrV4,
+        key: &FlowKey,
         message: &[u8],
     ) {
         if !self.may_ask(cx.flow.now) {
             return cx.drop(DropReason::DnsBudget);
         }
         self.names_in_flight += 1;
-        let ticket =
-            Ticket { slot: cx.flow.slot, generation: cx.generation, asker: Asker::Datagram(from) };
+        let asker = Asker::Datagram { from: key.guest, to: key.remote.ip() };
+        let ticket = Ticket { slot: cx.flow.slot, generation: cx.generation, asker };
         cx.names.handle_query(cx.flow.now, ticket, cx.network, Protocol::Udp, message);
     }
 
@@ -393,21 +408,27 @@ impl<H: Host> Gateway<H> {
     fn handle_icmp<P: Port, N: NameService>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        ip: &Ipv4,
+        ip: &Packet,
         header: &IcmpHeader,
         packet: &[u8],
     ) {
         let message = &packet[ip.header_len..];
-        if header.kind == DESTINATION_UNREACHABLE {
+        if header.kind == ip.unreachable_kind() {
             return self.handle_unreachable(cx, ip, message);
         }
-        if header.kind != ECHO_REQUEST || header.code != 0 {
+        if header.kind != ip.echo_request_kind() || header.code != 0 {
             // Nothing that we send depends on a guest's other errors.
             return cx.drop(DropReason::Icmp);
         }
-        if ip.destination == cx.network.spec.gateway {
-            let reply = echo_reply(header.identifier, header.sequence, &message[ICMP_LEN..]);
-            return send_reply(&mut cx.flow, ip.destination, ip.source, header.sequence, &reply);
+        if is_gateway(&cx.network.spec, ip.destination) || ip.destination.is_multicast() {
+            let from = match ip.destination {
+                // All routers, or all nodes: one of them is here.
+                to if to.is_multicast() => GATEWAY_LINK_LOCAL.into(),
+                to => to,
+            };
+            let IcmpHeader { identifier, sequence, .. } = *header;
+            let echo = Echo { identifier, sequence, data: &message[ICMP_LEN..] };
+            return send_reply(&mut cx.flow, from, ip.source, &echo);
         }
         let host = &mut *cx.flow.host;
         let allowed =
@@ -433,7 +454,7 @@ impl<H: Host> Gateway<H> {
                     DropReason::NoRoute => IcmpError::NetUnreachable,
                     _ => IcmpError::AdministrativelyProhibited,
                 };
-                cx.refuse(None, SocketAddrV4::new(ip.destination, 0), rule);
+                cx.refuse(None, SocketAddr::new(ip.destination, 0), rule);
                 tell(cx, ip, error, packet);
             }
         }
@@ -443,19 +464,18 @@ impl<H: Host> Gateway<H> {
     fn handle_unreachable<P: Port, N>(
         &mut self,
         cx: &mut GatewayContext<'_, P, H, N>,
-        ip: &Ipv4,
+        ip: &Packet,
         message: &[u8],
     ) {
-        let code = message[1];
         let nobody = matches!(
-            IcmpError::from_icmp(DESTINATION_UNREACHABLE, code, 0),
+            ip.error_of(message),
             Some(
                 IcmpError::PortUnreachable
                     | IcmpError::ProtocolUnreachable
                     | IcmpError::AdministrativelyProhibited
             )
         );
-        let quoted = quoted_datagram(message).filter(|(_, to)| nobody && *to.ip() == ip.source);
+        let quoted = ip.quoted_datagram(message).filter(|(_, to)| nobody && to.ip() == ip.source);
         let ended = quoted.is_some_and(|(from, to)| {
             let key = FlowKey { guest: to, remote: from };
             self.udp.handle_unreachable(&mut cx.flow, &key)
@@ -470,14 +490,14 @@ impl<H: Host> Gateway<H> {
     pub fn handle_answer<P: Port>(
         &mut self,
         cx: &mut FlowContext<'_, P, H>,
-        to: SocketAddrV4,
+        (from, to): (IpAddr, SocketAddr),
         message: &[u8],
     ) {
         self.names_in_flight = self.names_in_flight.saturating_sub(1);
         if !message.is_empty() {
-            let from = SocketAddrV4::new(cx.gateway, NAMES_PORT);
+            let from = SocketAddr::new(from, NAMES_PORT);
             let identification = message.get(..2).map_or(0, |id| be16(id, 0));
-            flow::udp::send_to_guest(cx, from, to, message, identification);
+            flow::udp::send_to_guest(cx, from, to, message, identification.into());
         }
     }
 
@@ -515,6 +535,7 @@ impl<H: Host> Gateway<H> {
             self.published.poll_timeout(),
             self.echo.poll_timeout(),
             self.reassembly.poll_timeout(),
+            self.advertiser.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -525,24 +546,18 @@ impl<H: Host> Gateway<H> {
 /// Sends an ICMP error about a packet, where RFC 1122 3.2.2 allows one and the rate does.
 fn tell<P: Port, H, N>(
     cx: &mut GatewayContext<'_, P, H, N>,
-    ip: &Ipv4,
+    ip: &Packet,
     error: IcmpError,
     packet: &[u8],
 ) {
-    let about_error = ip.protocol == crate::wire::icmp::PROTOCOL_ICMP
-        && !matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == ECHO_REQUEST);
-    let forbidden = about_error
-        || ip.fragment_offset > 0
-        || ip.destination.is_multicast()
-        || ip.destination.is_broadcast();
-    if !forbidden {
+    if ip.may_be_told_about() {
         cx.flow.tell(error, None, packet);
     }
 }
 
 /// What of a guest's packet goes out, after its IP header and `header_len` more bytes.
 fn outgoing<'a>(
-    ip: &Ipv4,
+    ip: &Packet,
     packet: &'a [u8],
     header_len: usize,
     segment_size: Option<u16>,
@@ -554,7 +569,7 @@ fn outgoing<'a>(
         payload: &packet[ip.header_len + header_len..],
         segment_size,
         fragmentation,
-        ttl: ip.ttl.saturating_sub(1),
+        ttl: ip.hops.saturating_sub(1),
     }
 }
 

@@ -3,14 +3,13 @@
 //! The service is without I/O. It answers a question at once or later, and asks the host's resolvers by
 //! telling us what to send where; we own the sockets. It answers every question exactly once.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::flow::tcp_endpoint::Endpoint;
 use crate::budget::TokenBucket;
 use crate::command::Transport;
-use crate::ids::Ipv4Prefix;
-use crate::switch::directory::NetworkView;
+use crate::switch::directory::{NamedPrefixes, NetworkView};
 use crate::time::Instant;
 
 /// The gateway's port for names.
@@ -40,8 +39,13 @@ pub struct Ticket {
 /// Where on a port a question came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asker {
-    /// A datagram from there.
-    Datagram(SocketAddrV4),
+    /// A datagram from there, and to which of the gateway's addresses.
+    Datagram {
+        /// Who asked.
+        from: SocketAddr,
+        /// Who was asked, and answers.
+        to: IpAddr,
+    },
     /// A conversation over TCP: its flow, and its number, which is never used again.
     Conversation {
         /// Index of the flow.
@@ -72,8 +76,8 @@ pub trait NameService {
     fn poll_action(&mut self) -> Option<Action>;
     /// The host's resolvers have changed.
     fn set_resolvers(&mut self, resolvers: &[SocketAddr]);
-    /// The networks have changed: their names and subnets, all of them.
-    fn set_networks(&mut self, networks: Vec<(String, Ipv4Prefix)>);
+    /// The networks have changed: their names and addresses, all of them.
+    fn set_networks(&mut self, networks: Vec<NamedPrefixes>);
 }
 
 /// What the service wants done.

@@ -7,7 +7,7 @@
 pub mod sys;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::wire::icmp::IcmpError;
 
@@ -113,7 +113,7 @@ pub trait Host {
     /// Opens a UDP socket that speaks with `to` only.
     fn open_udp(&mut self, to: SocketAddr, token: Token) -> io::Result<Self::Datagram>;
     /// Opens an ICMP echo socket that speaks with `to` only; fails where the host does not allow it.
-    fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<Self::Datagram>;
+    fn open_echo(&mut self, to: IpAddr, token: Token) -> io::Result<Self::Datagram>;
     /// Wants to hear of connections on a listener.
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
     /// Wants to hear of datagrams on the socket of a published port.
@@ -121,7 +121,7 @@ pub trait Host {
     /// Wants to hear of an accepted connection.
     fn watch_stream(&mut self, stream: &Self::Stream, token: Token) -> io::Result<()>;
     /// Where the host would send a packet to `to`, now.
-    fn route(&mut self, to: Ipv4Addr) -> Route;
+    fn route(&mut self, to: IpAddr) -> Route;
 }
 
 /// A TCP connection of the host. Dropping it closes it in an orderly way.
@@ -185,7 +185,7 @@ pub struct Bounce {
     /// What it says.
     pub error: IcmpError,
     /// Who says it; `None` for the host itself.
-    pub from: Option<Ipv4Addr>,
+    pub from: Option<IpAddr>,
     /// Where the datagram went.
     pub to: Option<SocketAddr>,
     /// Bytes of the datagram that are quoted.
@@ -214,8 +214,8 @@ pub enum Fragmentation {
 pub trait Listener {
     /// What it accepts.
     type Stream;
-    /// Takes one connection, with the client's address.
-    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddrV4)>;
+    /// Takes one connection, with the client's address; one of IPv4 is told as such on a socket of both.
+    fn accept(&mut self) -> io::Result<(Self::Stream, SocketAddr)>;
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod route;
 mod tcp;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl Host for SysHost {
         Ok(datagram)
     }
 
-    fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<SysDatagram> {
+    fn open_echo(&mut self, to: IpAddr, token: Token) -> io::Result<SysDatagram> {
         let datagram = SysDatagram::echo(to)?;
         self.watch(datagram.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         Ok(datagram)
@@ -92,7 +92,7 @@ impl Host for SysHost {
         self.watch_both_ways(stream.as_fd(), token)
     }
 
-    fn route(&mut self, to: Ipv4Addr) -> Route {
+    fn route(&mut self, to: IpAddr) -> Route {
         self.routes.ask(to)
     }
 }

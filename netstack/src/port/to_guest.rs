@@ -26,12 +26,12 @@ pub struct ToGuest<'a, P> {
 }
 
 impl<P: Port> ToGuest<'_, P> {
-    /// Sends a finished IPv4 packet.
+    /// Sends a finished IP packet.
     pub fn send_ip(&mut self, packet: &[u8]) -> Transmit {
         self.send_ip_parts(packet, &[])
     }
 
-    /// Sends a finished IPv4 packet that lies in pieces: its header, and what follows.
+    /// Sends a finished IP packet that lies in pieces: its header, and what follows.
     pub fn send_ip_parts(&mut self, header: &[u8], parts: &[&[u8]]) -> Transmit {
         let mut at = IP_OFFSET;
         for part in std::iter::once(&header).chain(parts) {
@@ -50,13 +50,14 @@ impl<P: Port> ToGuest<'_, P> {
         deliver(self.port, self.counters, frame, &vnet, None)
     }
 
-    /// Sends the IPv4 packet of `len` bytes that was built at [`IP_OFFSET`] of the scratch buffer.
+    /// Sends the IP packet of `len` bytes that was built at [`IP_OFFSET`] of the scratch buffer.
     pub fn send_scratch(&mut self, len: usize, vnet: VnetHeader) -> Transmit {
         let frame = &mut self.scratch[..IP_OFFSET + len];
         frame[..VNET_LEN].copy_from_slice(&vnet.emit());
         frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&self.guest_mac.0);
         frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&self.gateway_mac.0);
-        frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&[8, 0]);
+        let ethertype = if frame[IP_OFFSET] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+        frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&ethertype);
         deliver(self.port, self.counters, frame, &vnet, None)
     }
 }
@@ -74,7 +75,7 @@ pub fn deliver<P: Port>(
     let offloads = port.offloads();
     let takes_gso = match vnet.gso.map(|gso| gso.kind) {
         None => true,
-        Some(GsoKind::Tcpv4) => {
+        Some(GsoKind::Tcpv4 | GsoKind::Tcpv6) => {
             matches!(offloads, Offloads::ChecksumAndTcp | Offloads::ChecksumTcpAndUdp)
         }
         Some(GsoKind::UdpL4) => offloads == Offloads::ChecksumTcpAndUdp,

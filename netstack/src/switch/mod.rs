@@ -1,6 +1,7 @@
 //! Which port a frame goes to. The switch never learns and never floods: it knows every address of its
 //! network from the directory, so a guest can neither steal traffic nor fill a table.
 
+pub mod addresses;
 pub mod directory;
 pub mod fast_lane;
 pub mod guard;
@@ -11,8 +12,12 @@ use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
 use crate::ids::MacAddr;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::dhcp::SERVER_PORT;
-use crate::wire::headers::{Headers, Network, Transport};
+use crate::wire::dhcp6;
+use crate::wire::headers::{Headers, Ipv6, Network, Transport};
+use crate::wire::icmp6;
+use crate::wire::ndp::{ALL_NODES, ALL_ROUTERS};
 
+use self::addresses::OwnAddresses;
 use self::directory::{Location, NetworkView};
 
 /// Where a guarded frame goes.
@@ -39,7 +44,12 @@ pub struct Judged {
 
 /// Judges a frame of `port`, which starts with its virtio-net header: whether it is the port's own, is sound,
 /// and where it goes.
-pub fn judge(port: &PortSpec, network: &NetworkView, frame: &[u8]) -> Result<Judged, DropReason> {
+pub fn judge(
+    port: &PortSpec,
+    own: &OwnAddresses,
+    network: &NetworkView,
+    frame: &[u8],
+) -> Result<Judged, DropReason> {
     let (vnet, frame) = frame.split_first_chunk::<VNET_LEN>().ok_or(DropReason::L2Runt)?;
     if frame.len() < ETHERNET_LEN {
         return Err(DropReason::L2Runt);
@@ -49,7 +59,7 @@ pub fn judge(port: &PortSpec, network: &NetworkView, frame: &[u8]) -> Result<Jud
     let vnet = VnetHeader::parse(vnet)?;
     let headers = Headers::parse(frame, vnet.checksum_state())?;
     vnet.check(&headers, frame.len(), network.spec.mtu)?;
-    guard::check(port, &headers)?;
+    guard::check(port, own, &headers)?;
     Ok(Judged { headers, vnet, decision: decide(network, port.mac, &headers) })
 }
 
@@ -59,7 +69,7 @@ fn decide(network: &NetworkView, source: MacAddr, headers: &Headers) -> Decision
         return Decision::Gateway;
     }
     if headers.destination.is_multicast() {
-        return Decision::Drop(DropReason::Broadcast);
+        return Decision::Drop(multicast_reason(headers));
     }
     match network.location_of(headers.destination) {
         Some(location) if headers.destination != source => Decision::Port(location),
@@ -75,5 +85,26 @@ fn is_for_gateway(network: &NetworkView, headers: &Headers) -> bool {
             network.spec.is_broadcast(ip.destination)
                 && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == SERVER_PORT)
         }
+        Network::Ipv6(ip) => is_for_router(&ip),
+    }
+}
+
+/// Neighbour discovery of any kind: neighbours are answered for. And what a host asks all routers or servers.
+fn is_for_router(ip: &Ipv6) -> bool {
+    let to_server = ip.destination == dhcp6::ALL_SERVERS
+        && matches!(ip.transport, Transport::Udp(udp) if udp.destination_port == dhcp6::SERVER_PORT);
+    let to_all = matches!(ip.destination, ALL_NODES | ALL_ROUTERS)
+        && matches!(ip.transport, Transport::Icmp(icmp) if icmp.kind == icmp6::ECHO_REQUEST);
+    ip.ndp.is_some() || to_server || to_all
+}
+
+fn multicast_reason(headers: &Headers) -> DropReason {
+    match headers.network {
+        Network::Ipv6(Ipv6 { transport: Transport::Icmp(icmp), .. })
+            if icmp6::MULTICAST_LISTENER.contains(&icmp.kind) =>
+        {
+            DropReason::MulticastListener
+        }
+        _ => DropReason::Broadcast,
     }
 }

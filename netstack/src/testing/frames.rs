@@ -1,12 +1,14 @@
 //! Frames as a guest would write them, and as a test reads them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
 use crate::ids::MacAddr;
 use crate::wire::checksum;
-use crate::wire::headers::{Headers, Ipv4, Network, Transport};
+use crate::wire::headers::{Headers, Ipv4, Ipv6, Network, Transport};
 use crate::wire::icmp::{ECHO_REQUEST, PROTOCOL_ICMP};
+use crate::wire::icmp6;
+use crate::wire::ip::IpHeader;
 use crate::wire::ipv4::{IPV4_LEN, Ipv4Header};
 use crate::wire::tcp::{Flags, PROTOCOL_TCP, TcpHeader};
 use crate::wire::udp::{PROTOCOL_UDP, emit_header};
@@ -52,11 +54,35 @@ pub fn packet_with(
     packet
 }
 
+/// A packet of the family of its ends, without options or extension headers.
+pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => packet(from, to, protocol, payload),
+        _ => {
+            let header = IpHeader::between(from, to, protocol).with_payload_len(payload.len());
+            [header.emit().as_slice(), payload].concat()
+        }
+    }
+}
+
 /// A UDP datagram in its packet.
-pub fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut datagram = emit_header(from, to, payload).to_vec();
     datagram.extend_from_slice(payload);
-    packet(*from.ip(), *to.ip(), PROTOCOL_UDP, &datagram)
+    ip(from.ip(), to.ip(), PROTOCOL_UDP, &datagram)
+}
+
+/// An ICMPv6 message in its packet, its checksum made.
+pub fn icmp6(from: Ipv6Addr, to: Ipv6Addr, hop_limit: u8, message: &[u8]) -> Vec<u8> {
+    icmp6::packet((from, to), hop_limit, message.to_vec())
+}
+
+/// An echo request over IPv6 in its packet.
+pub fn echo_request6(from: Ipv6Addr, to: Ipv6Addr, sequence: u16, data: &[u8]) -> Vec<u8> {
+    let mut message = vec![icmp6::ECHO_REQUEST, 0, 0, 0, 0x12, 0x34];
+    message.extend_from_slice(&sequence.to_be_bytes());
+    message.extend_from_slice(data);
+    icmp6(from, to, 64, &message)
 }
 
 /// An echo request in its packet.
@@ -111,7 +137,7 @@ impl Segment {
     }
 
     /// The packet, checksums included.
-    pub fn emit(&self, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    pub fn emit(&self, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&from.port().to_be_bytes());
         bytes.extend_from_slice(&to.port().to_be_bytes());
@@ -123,10 +149,11 @@ impl Segment {
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.options);
         bytes.extend_from_slice(&self.payload);
-        let pseudo = checksum::pseudo_header(*from.ip(), *to.ip(), PROTOCOL_TCP, bytes.len());
+        let len = bytes.len();
+        let pseudo = checksum::pseudo_header_between(from.ip(), to.ip(), PROTOCOL_TCP, len);
         let sum = checksum::finish(checksum::add(pseudo, &bytes));
         bytes[16..18].copy_from_slice(&sum.to_be_bytes());
-        packet(*from.ip(), *to.ip(), PROTOCOL_TCP, &bytes)
+        ip(from.ip(), to.ip(), PROTOCOL_TCP, &bytes)
     }
 }
 
@@ -155,17 +182,33 @@ impl Received {
     pub fn ipv4(&self) -> Option<&Ipv4> {
         match &self.headers.network {
             Network::Ipv4(ip) => Some(ip),
-            Network::Arp(_) => None,
+            Network::Ipv6(_) | Network::Arp(_) => None,
         }
+    }
+
+    /// The IPv6 packet, if it is one.
+    pub fn ipv6(&self) -> Option<&Ipv6> {
+        match &self.headers.network {
+            Network::Ipv6(ip) => Some(ip),
+            Network::Ipv4(_) | Network::Arp(_) => None,
+        }
+    }
+
+    /// The transport with where it begins and ends.
+    fn transport(&self) -> Option<(Transport, std::ops::Range<usize>)> {
+        let (transport, header_len, total_len) = match &self.headers.network {
+            Network::Ipv4(ip) => (ip.transport, ip.header_len, ip.total_len),
+            Network::Ipv6(ip) => (ip.transport, ip.header_len, ip.total_len),
+            Network::Arp(_) => return None,
+        };
+        Some((transport, ETHERNET_LEN + header_len..ETHERNET_LEN + total_len))
     }
 
     /// The TCP header and data, if it is a segment.
     pub fn tcp(&self) -> Option<(TcpHeader, &[u8])> {
-        let ip = self.ipv4()?;
-        match ip.transport {
-            Transport::Tcp(header) => {
-                let data = ETHERNET_LEN + ip.header_len + header.header_len;
-                Some((header, &self.bytes[data..ETHERNET_LEN + ip.total_len]))
+        match self.transport()? {
+            (Transport::Tcp(header), place) => {
+                Some((header, &self.bytes[place.start + header.header_len..place.end]))
             }
             _ => None,
         }
@@ -173,22 +216,16 @@ impl Received {
 
     /// The data of a UDP datagram.
     pub fn udp(&self) -> Option<&[u8]> {
-        let ip = self.ipv4()?;
-        match ip.transport {
-            Transport::Udp(_) => {
-                Some(&self.bytes[ETHERNET_LEN + ip.header_len + 8..ETHERNET_LEN + ip.total_len])
-            }
+        match self.transport()? {
+            (Transport::Udp(_), place) => Some(&self.bytes[place.start + 8..place.end]),
             _ => None,
         }
     }
 
     /// The ICMP message.
     pub fn icmp(&self) -> Option<&[u8]> {
-        let ip = self.ipv4()?;
-        match ip.transport {
-            Transport::Icmp(_) => {
-                Some(&self.bytes[ETHERNET_LEN + ip.header_len..ETHERNET_LEN + ip.total_len])
-            }
+        match self.transport()? {
+            (Transport::Icmp(_), place) => Some(&self.bytes[place]),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! A guest with a TCP stack of its own, behind a link that may be bad.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::impair::{ImpairedLink, Impairment};
 use super::lab::Lab;
 use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
 use crate::wire::ETHERNET_LEN;
-use crate::wire::ipv4::IPV4_LEN;
+use crate::wire::ip::header_len_of;
 
 const MTU: usize = 1500;
 
@@ -38,6 +38,14 @@ impl TcpGuest {
     /// The same, but what it sends leaves its stack in segments of up to 64 KiB.
     pub fn with_large_segments(lab: &Lab, number: usize, link: Impairment, seed: u64) -> Self {
         let queues = Queues { largest: NonZeroUsize::new(65_535), ..Queues::default() };
+        Self::with(queues, (lab, number), link, seed)
+    }
+
+    /// The same for a connection over IPv6, which smoltcp lets leave in such segments only where they fit the MTU. So
+    /// the guest announces that it takes as much, which is more than its link does.
+    pub fn with_large_segments6(lab: &Lab, number: usize, link: Impairment, seed: u64) -> Self {
+        let largest = NonZeroUsize::new(65_535);
+        let queues = Queues { largest, mtu: 65_535, ..Queues::default() };
         Self::with(queues, (lab, number), link, seed)
     }
 
@@ -67,8 +75,13 @@ impl TcpGuest {
 
     /// Starts a connection from the guest's own address.
     pub fn connect(&mut self, lab: &Lab, from_port: u16, to: &str) {
-        let local = SocketAddrV4::new(lab.spec(self.number).address, from_port);
-        let to: SocketAddrV4 = to.parse().expect("an address and port");
+        let to: SocketAddr = to.parse().expect("an address and port");
+        let own = lab.spec(self.number);
+        let own = match to {
+            SocketAddr::V4(_) => own.address.into(),
+            SocketAddr::V6(_) => own.address6.expect("a network with IPv6").into(),
+        };
+        let local = SocketAddr::new(own, from_port);
         let context = self.interface.context();
         let socket = self.sockets.get_mut::<Socket<'_>>(self.handle);
         socket
@@ -105,7 +118,7 @@ impl TcpGuest {
             arriving.extend(self.to_guest.send(frame));
         }
         for frame in arriving {
-            if frame[VNET_LEN + 12..VNET_LEN + ETHERNET_LEN] == [8, 0] {
+            if matches!(frame[VNET_LEN + 12..VNET_LEN + ETHERNET_LEN], [8, 0] | [0x86, 0xdd]) {
                 self.queues.arriving.push_back(frame[VNET_LEN + ETHERNET_LEN..].to_vec());
             }
         }
@@ -113,7 +126,8 @@ impl TcpGuest {
         let mut leaving = self.from_guest.release();
         for packet in self.queues.leaving.drain(..) {
             let mac = lab.spec(self.number).mac;
-            let mut frame = ethernet(mac, lab.gateway_mac(self.number), 0x0800, &packet);
+            let ethertype = if packet[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
+            let mut frame = ethernet(mac, lab.gateway_mac(self.number), ethertype, &packet);
             if self.queues.largest.is_some() {
                 frame[..VNET_LEN].copy_from_slice(&left_to_the_card(&packet).emit());
             }
@@ -126,10 +140,12 @@ impl TcpGuest {
 
 /// What a card is told of a TCP packet: to complete its checksum, and to cut it where it is large.
 fn left_to_the_card(packet: &[u8]) -> VnetHeader {
-    let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("34");
-    let header_len = u16::from(packet[IPV4_LEN + 12] >> 4) * 4;
-    let size = u16::try_from(MTU - IPV4_LEN).expect("a segment") - header_len;
-    let gso = Gso { kind: GsoKind::Tcpv4, size, header_len: start + header_len, ecn: false };
+    let ip_len = header_len_of(packet);
+    let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
+    let header_len = u16::from(packet[ip_len + 12] >> 4) * 4;
+    let size = u16::try_from(MTU - ip_len).expect("a segment") - header_len;
+    let kind = if packet[0] >> 4 == 6 { GsoKind::Tcpv6 } else { GsoKind::Tcpv4 };
+    let gso = Gso { kind, size, header_len: start + header_len, ecn: false };
     VnetHeader {
         checksum: Some(PartialChecksum { start, offset: 16 }),
         gso: (packet.len() > MTU).then_some(gso),
@@ -140,12 +156,18 @@ fn clock(lab: &Lab) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(lab.now.micros()).expect("a short test"))
 }
 
-#[derive(Default)]
 struct Queues {
     arriving: std::collections::VecDeque<Vec<u8>>,
     leaving: Vec<Vec<u8>>,
     /// The largest segment that leaves, where that is not what fits the MTU.
     largest: Option<NonZeroUsize>,
+    mtu: usize,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self { arriving: Default::default(), leaving: Vec::new(), largest: None, mtu: MTU }
+    }
 }
 
 impl Device for Queues {
@@ -164,8 +186,9 @@ impl Device for Queues {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = MTU;
+        capabilities.max_transmission_unit = self.mtu;
         capabilities.segmentation.tcpv4 = self.largest;
+        capabilities.segmentation.tcpv6 = self.largest;
         // What the datapath leaves to the guest's card is not on the simulated wire.
         capabilities.checksum.tcp = match self.largest {
             Some(_) => smoltcp::phy::Checksum::None,

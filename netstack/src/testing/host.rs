@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::host::{
@@ -20,11 +20,11 @@ pub struct World(Rc<RefCell<State>>);
 #[derive(Debug, Default)]
 struct State {
     servers: BTreeMap<SocketAddr, Behaviour>,
-    routes: BTreeMap<Ipv4Addr, Route>,
+    routes: BTreeMap<IpAddr, Route>,
     streams: BTreeMap<u64, StreamState>,
     datagrams: BTreeMap<u64, DatagramState>,
     ready: VecDeque<(Token, Readiness)>,
-    accepting: BTreeMap<u64, VecDeque<(u64, SocketAddrV4)>>,
+    accepting: BTreeMap<u64, VecDeque<(u64, SocketAddr)>>,
     listening: BTreeMap<u64, Token>,
     next: u64,
     echo_forbidden: bool,
@@ -359,7 +359,7 @@ impl Host for World {
         Ok(self.open_datagram(Some(to), Some(token)))
     }
 
-    fn open_echo(&mut self, to: Ipv4Addr, token: Token) -> io::Result<SimDatagram> {
+    fn open_echo(&mut self, to: IpAddr, token: Token) -> io::Result<SimDatagram> {
         if self.0.borrow().echo_forbidden {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -383,7 +383,7 @@ impl Host for World {
         Ok(())
     }
 
-    fn route(&mut self, to: Ipv4Addr) -> Route {
+    fn route(&mut self, to: IpAddr) -> Route {
         let mut state = self.0.borrow_mut();
         state.route_questions += 1;
         state.routes.get(&to).copied().unwrap_or(Route::Unicast)
@@ -526,7 +526,7 @@ pub struct SimListener {
 impl Listener for SimListener {
     type Stream = SimStream;
 
-    fn accept(&mut self) -> io::Result<(SimStream, SocketAddrV4)> {
+    fn accept(&mut self) -> io::Result<(SimStream, SocketAddr)> {
         let next =
             self.world.0.borrow_mut().accepting.get_mut(&self.id).and_then(VecDeque::pop_front);
         match next {

@@ -1,6 +1,7 @@
 //! The lab itself: one worker, its guests, the world outside, and a clock that moves when told.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Lab {
     pub now: Instant,
     networks: Vec<NetworkSpec>,
     ports: Vec<(PortSpec, Wire)>,
+    /// The IPv6 addresses that guests have shown to use.
+    used: BTreeMap<PortId, Vec<Ipv6Addr>>,
     /// What the worker told control.
     pub events: Vec<WorkerEvent>,
 }
@@ -55,6 +58,7 @@ impl Lab {
             now: Instant::from_micros(1_000_000),
             networks: vec![network(1, "bridge", 88)],
             ports: Vec::new(),
+            used: BTreeMap::new(),
             events: Vec::new(),
         };
         lab.publish();
@@ -88,6 +92,7 @@ impl Lab {
             aliases: vec![],
             mac: MacAddr::for_ipv4(address),
             address,
+            address6: Some(Ipv6Addr::new(0xfd00, 0, 0, second.into(), 0, 0, 0, host.into())),
             default_route: true,
             allow_host: vec![],
             attachment: Attachment::Tap,
@@ -97,6 +102,22 @@ impl Lab {
         self.publish();
         self.command(WorkerCommand::SetPort { slot: number(slot), spec, io: Some(wire) });
         slot
+    }
+
+    /// Takes a guest's IPv6 address away, as on a network without any.
+    pub fn forget_address6(&mut self, guest: usize) {
+        self.ports[guest].0.address6 = None;
+        let spec = self.ports[guest].0.clone();
+        self.publish();
+        self.command(WorkerCommand::SetPort { slot: number(guest), spec, io: None });
+    }
+
+    /// Lets a guest's frames come as those of a virtual machine, which was told nothing.
+    pub fn become_virtual(&mut self, guest: usize) {
+        self.ports[guest].0.attachment = Attachment::VhostUser;
+        let spec = self.ports[guest].0.clone();
+        self.publish();
+        self.command(WorkerCommand::SetPort { slot: number(guest), spec, io: None });
     }
 
     /// Gives a guest an opening to the host.
@@ -187,9 +208,11 @@ impl Lab {
         self.settle();
     }
 
-    /// Lets a guest send an IPv4 packet to the gateway.
+    /// Lets a guest send an IP packet to the gateway.
     pub fn send_ip(&mut self, guest: usize, packet: &[u8]) {
-        let frame = frames::ethernet(self.spec(guest).mac, self.gateway_mac(guest), 0x0800, packet);
+        let ethertype = if packet[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
+        let to = self.gateway_mac(guest);
+        let frame = frames::ethernet(self.spec(guest).mac, to, ethertype, packet);
         self.send(guest, frame);
     }
 
@@ -219,6 +242,10 @@ impl Lab {
                 idle = false;
             }
             while let Some(event) = self.worker.poll_event() {
+                if let WorkerEvent::Addresses { port, used } = &event {
+                    self.used.insert(*port, used.clone());
+                    self.publish();
+                }
                 self.events.push(event);
             }
             if idle {
@@ -282,7 +309,10 @@ impl Lab {
             .iter()
             .enumerate()
             .map(|(slot, (spec, _))| (spec, Location { worker: 0, slot: number(slot) }));
-        let directory = Directory::new(&self.networks, ports);
+        let mut directory = Directory::new(&self.networks, ports);
+        for (spec, _) in &self.ports {
+            directory.add_used(spec, self.used.get(&spec.id).map_or(&[], Vec::as_slice));
+        }
         self.command(WorkerCommand::SetDirectory(Arc::new(directory)));
     }
 }
@@ -294,6 +324,7 @@ fn network(id: u32, name: &str, second: u8) -> NetworkSpec {
         name: name.to_owned(),
         subnet: format!("10.{second}.0.0/16").parse().expect("a subnet"),
         gateway,
+        prefix6: Some(format!("fd00:0:0:{second:x}::/64").parse().expect("a prefix")),
         gateway_mac: MacAddr::for_ipv4(gateway),
         mtu: 1500,
         internal: false,

@@ -10,6 +10,7 @@ pub mod host;
 pub mod impair;
 pub mod lab;
 pub mod names;
+pub mod ndp;
 pub mod wire;
 
 pub use lab::Lab;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use crate::command::Transport;
 use crate::gateway::names::{Action, NameService, Reply, Ticket};
-use crate::ids::Ipv4Prefix;
-use crate::switch::directory::NetworkView;
+
+use crate::switch::directory::{NamedPrefixes, NetworkView};
 use crate::time::Instant;
 
 /// Answers at once, or holds its answers back.
@@ -49,5 +49,5 @@ impl NameService for Echo {
 
     fn set_resolvers(&mut self, _: &[SocketAddr]) {}
 
-    fn set_networks(&mut self, _: Vec<(String, Ipv4Prefix)>) {}
+    fn set_networks(&mut self, _: Vec<NamedPrefixes>) {}
 }

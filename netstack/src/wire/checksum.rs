@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Adds `bytes` to a running sum; an odd last byte counts as the high half of a word. Only the last
 /// piece of a sum may be odd.
@@ -40,6 +40,26 @@ pub fn fold(sum: u64) -> u16 {
 pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: usize) -> u64 {
     let addresses = u64::from(source.to_bits()) + u64::from(destination.to_bits());
     addresses + u64::from(protocol) + len as u64
+}
+
+/// The sum over the pseudo-header of IPv6 (RFC 8200 8.1), which ICMPv6 has too.
+#[inline]
+pub fn pseudo_header6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, len: usize) -> u64 {
+    let halves = |address: Ipv6Addr| add(0, &address.octets());
+    halves(source) + halves(destination) + u64::from(protocol) + len as u64
+}
+
+/// The same for two ends of one family.
+pub fn pseudo_header_between(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            pseudo_header(source, destination, protocol, len)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            pseudo_header6(source, destination, protocol, len)
+        }
+        _ => unreachable!("both ends of a packet have one family"),
+    }
 }
 
 /// The value of a checksum field over a finished sum.

@@ -1,6 +1,6 @@
 //! ICMP (RFC 792, 1122, 1812): echo, and the errors that a gateway sends.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::ipv4::{IPV4_LEN, Ipv4Header};
 use super::udp::PROTOCOL_UDP;
@@ -43,7 +43,8 @@ pub enum IcmpError {
     ProtocolUnreachable,
     /// Type 3 code 3.
     PortUnreachable,
-    /// Type 3 code 4, with the MTU of the next hop (RFC 1191).
+    /// Type 3 code 4, with the MTU of the next hop for IPv4 (RFC 1191); for IPv6 it is twenty bytes more, as its
+    /// header is.
     FragmentationNeeded(u16),
     /// Type 3 code 13 (RFC 1812).
     AdministrativelyProhibited,
@@ -123,7 +124,7 @@ impl IcmpError {
 }
 
 /// The ends of the UDP datagram that an ICMP error (from its first byte on) is about: from, to.
-pub fn quoted_datagram(message: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
+pub fn quoted_datagram(message: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     let quote = message.get(ICMP_LEN..)?;
     let header: &[u8; IPV4_LEN] = quote.first_chunk()?;
     let header_len = usize::from(header[0] & 0xf) * 4;
@@ -134,7 +135,7 @@ pub fn quoted_datagram(message: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
     let ports = quote.get(header_len..header_len + 4).filter(|_| is_first_of_udp)?;
     let end = |address: usize, port: usize| {
         let ip = Ipv4Addr::from_octets(*header[address..].first_chunk().expect("four bytes"));
-        SocketAddrV4::new(ip, be16(ports, port))
+        SocketAddr::from((ip, be16(ports, port)))
     };
     Some((end(12, 0), end(16, 2)))
 }
@@ -167,11 +168,11 @@ mod tests {
     }
 
     fn datagram() -> Vec<u8> {
-        let from = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 4000);
-        let to = SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 2), 53);
+        let (source, destination) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(10, 88, 0, 2));
+        let (from, to) = ((source, 4000).into(), (destination, 53).into());
         let header = Ipv4Header {
-            source: *from.ip(),
-            destination: *to.ip(),
+            source,
+            destination,
             protocol: PROTOCOL_UDP,
             ttl: 64,
             traffic_class: 0,

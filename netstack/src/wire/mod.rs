@@ -1,13 +1,19 @@
 //! What lies on the wire: parsing, once and whole, and the few packets that we write ourselves.
 //!
-//! Sources: RFC 791 and 1122 (IPv4), 792 (ICMP), 768 (UDP), 826 and 5227 (ARP), 9293 (TCP), 2131 (DHCP).
+//! Sources: RFC 791 and 1122 (IPv4), 8200 (IPv6), 792 (ICMP), 4443 (ICMPv6), 768 (UDP), 826 and 5227 (ARP), 4861 (NDP),
+//! 9293 (TCP), 2131 (DHCP), 8415 (DHCPv6).
 
 pub mod arp;
 pub mod checksum;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod headers;
 pub mod icmp;
+pub mod icmp6;
+pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
+pub mod ndp;
 pub mod reassembly;
 pub mod tcp;
 pub mod udp;
@@ -26,3 +32,19 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    /// Numbers below a bound, by chance and yet the same each time: `LICHEN_SEED` chooses others.
+    pub(crate) fn random() -> impl FnMut(usize) -> usize {
+        let seed = std::env::var("LICHEN_SEED").ok().and_then(|text| text.parse().ok());
+        let mut state: u64 = seed.unwrap_or(0x9e37_79b9_7f4a_7c15);
+        println!("LICHEN_SEED={state}");
+        move |bound| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).expect("31 bits") % bound
+        }
+    }
+}

@@ -1,14 +1,15 @@
-//! Reassembly of IPv4 fragments (RFC 791, 815), within bounds.
+//! Reassembly of fragments (RFC 791, 815; RFC 8200 4.5), within bounds.
 //!
 //! A datagram with fragments that overlap is dropped whole: RFC 5722 asks that of IPv6, and no honest
 //! sender overlaps in IPv4 either. An exact duplicate of a fragment is ignored, since networks duplicate.
 //! Bounds: [`MAX_DATAGRAMS`] and [`MAX_BYTES`] at once, [`LIFETIME`] each; the oldest goes first.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::headers::Ipv4;
+use super::headers::{Ipv4, Ipv6};
+use super::ipv6::Fragment;
 use crate::counters::DropReason;
 use crate::time::Instant;
 
@@ -23,10 +24,11 @@ const MAX_PAYLOAD: usize = 65_515;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
+    /// Zero in IPv6, where it is no part of the key.
     protocol: u8,
-    identification: u16,
+    identification: u32,
 }
 
 struct Datagram {
@@ -63,15 +65,41 @@ impl Reassembly {
     /// Takes the fragment whose header is `ipv4` and whose data is `data`.
     pub fn handle_fragment(&mut self, now: Instant, ipv4: &Ipv4, data: &[u8]) -> Outcome {
         let key = Key {
-            source: ipv4.source,
-            destination: ipv4.destination,
+            source: ipv4.source.into(),
+            destination: ipv4.destination.into(),
             protocol: ipv4.protocol,
-            identification: ipv4.identification,
+            identification: ipv4.identification.into(),
         };
-        let start = ipv4.fragment_offset;
+        self.handle(now, key, (ipv4.fragment_offset, ipv4.more_fragments), data)
+    }
+
+    /// Takes the fragment whose header is `ipv6` and whose data, behind `fragment`, is `data`.
+    pub fn handle_fragment6(
+        &mut self,
+        now: Instant,
+        ipv6: &Ipv6,
+        fragment: &Fragment,
+        data: &[u8],
+    ) -> Outcome {
+        let key = Key {
+            source: ipv6.source.into(),
+            destination: ipv6.destination.into(),
+            protocol: 0,
+            identification: fragment.identification,
+        };
+        self.handle(now, key, (fragment.offset, fragment.more), data)
+    }
+
+    fn handle(
+        &mut self,
+        now: Instant,
+        key: Key,
+        (start, more): (usize, bool),
+        data: &[u8],
+    ) -> Outcome {
         let end = start + data.len();
         // Only the last fragment may have a length that is not a multiple of eight, and none may be empty.
-        if data.is_empty() || (ipv4.more_fragments && !data.len().is_multiple_of(8)) {
+        if data.is_empty() || (more && !data.len().is_multiple_of(8)) {
             return self.forget(key, DropReason::IpHeader);
         }
         if end > MAX_PAYLOAD {
@@ -100,12 +128,12 @@ impl Reassembly {
             return Outcome::Dropped(DropReason::Duplicate);
         }
         let overlaps = datagram.present.iter().any(|&(from, to)| start < to && from < end)
-            || datagram.total.is_some_and(|total| end > total || !ipv4.more_fragments)
-            || (!ipv4.more_fragments && datagram.present.iter().any(|&(_, to)| to > end));
+            || datagram.total.is_some_and(|total| end > total || !more)
+            || (!more && datagram.present.iter().any(|&(_, to)| to > end));
         if overlaps {
             return self.forget(key, DropReason::FragmentOverlap);
         }
-        if !ipv4.more_fragments {
+        if !more {
             datagram.total = Some(end);
         }
         if datagram.payload.len() < end {
@@ -179,6 +207,8 @@ impl Datagram {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::wire::headers::Transport;
 

@@ -1,8 +1,8 @@
 //! Of TCP (RFC 9293) only what is needed outside smoltcp: the header's fields, and segments without data.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
-use super::ipv4::{DONT_FRAGMENT, IPV4_LEN, Ipv4Header};
+use super::ip::IpHeader;
 use super::{be16, be32, checksum};
 
 /// Bytes of a header without options.
@@ -87,13 +87,13 @@ pub fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// An IPv4 packet with a TCP segment that carries neither data nor options.
+/// A packet with a TCP segment that carries neither data nor options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BareSegment {
     /// Who sends it.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// Who gets it.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// Sequence number.
     pub sequence: u32,
     /// Acknowledgement number.
@@ -107,7 +107,7 @@ pub struct BareSegment {
 impl BareSegment {
     /// The reset that answers `header` where no connection is (RFC 9293, 3.10.7.1); `None` for a reset,
     /// which is never answered.
-    pub fn reset_for(header: &TcpHeader, from: SocketAddrV4, to: SocketAddrV4) -> Option<Self> {
+    pub fn reset_for(header: &TcpHeader, from: SocketAddr, to: SocketAddr) -> Option<Self> {
         if header.flags.has(Flags::RST) {
             return None;
         }
@@ -124,20 +124,13 @@ impl BareSegment {
     }
 
     /// Writes the packet, checksums included.
-    pub fn emit(&self) -> [u8; IPV4_LEN + TCP_LEN] {
-        let mut packet = [0; IPV4_LEN + TCP_LEN];
-        let header = Ipv4Header {
-            source: *self.from.ip(),
-            destination: *self.to.ip(),
-            protocol: PROTOCOL_TCP,
-            ttl: 64,
-            traffic_class: 0,
-            identification: 0,
-            fragment: DONT_FRAGMENT,
-            payload_len: TCP_LEN,
-        };
-        packet[..IPV4_LEN].copy_from_slice(&header.emit());
-        let segment = &mut packet[IPV4_LEN..];
+    pub fn emit(&self) -> Vec<u8> {
+        let (from, to) = (self.from.ip(), self.to.ip());
+        let header = IpHeader::between(from, to, PROTOCOL_TCP);
+        let header = header.unfragmented().with_payload_len(TCP_LEN);
+        let mut packet = header.emit().as_slice().to_vec();
+        packet.resize(header.len() + TCP_LEN, 0);
+        let segment = &mut packet[header.len()..];
         segment[0..2].copy_from_slice(&self.from.port().to_be_bytes());
         segment[2..4].copy_from_slice(&self.to.port().to_be_bytes());
         segment[4..8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -145,7 +138,7 @@ impl BareSegment {
         segment[12] = 5 << 4;
         segment[13] = self.flags.0;
         segment[14..16].copy_from_slice(&self.window.to_be_bytes());
-        let pseudo = checksum::pseudo_header(*self.from.ip(), *self.to.ip(), PROTOCOL_TCP, TCP_LEN);
+        let pseudo = checksum::pseudo_header_between(from, to, PROTOCOL_TCP, TCP_LEN);
         let sum = checksum::finish(checksum::add(pseudo, segment));
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
         packet

@@ -11,7 +11,7 @@ mod exchanges;
 mod slot;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -132,6 +132,13 @@ pub enum WorkerEvent {
     RightMac {
         /// Which port.
         port: PortId,
+    },
+    /// The IPv6 addresses that a guest uses have changed, which its neighbours should know.
+    Addresses {
+        /// Which port.
+        port: PortId,
+        /// All of them.
+        used: Vec<Ipv6Addr>,
     },
 }
 
@@ -466,7 +473,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                     events.push_back(event);
                 }
                 // Between two ports of one worker; with several workers the other queue goes here.
-                let crossing = if let Some((to, vnet)) = lane.judge(&open.spec, frame) {
+                let short = lane.judge(&open.spec, frame);
+                let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
+                let crossing = if let Some((to, vnet)) = short {
                     Some(Crossing { to, vnet, headers: None })
                 } else {
                     let around =
@@ -568,6 +577,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             self.again.push(Token { port: slot, kind: TokenKind::Tcp, index: u32::MAX });
         }
         open.tell_control(now, &mut self.events);
+        if let Some(used) = open.poll_addresses() {
+            self.events.push_back(WorkerEvent::Addresses { port: open.spec.id, used });
+        }
     }
 
     /// Whether [`Worker::handle_timeout`] is to be called at once.
@@ -598,8 +610,12 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { continue };
             if open.gateway.poll_timeout().is_some_and(|at| at <= now) {
                 self.contained(slot, |worker| {
-                    if let Some(Some(open)) = worker.slots.get_mut(usize::from(slot)) {
+                    let Worker { slots, directory, host, scratch, .. } = worker;
+                    if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
                         open.handle_timeout(now);
+                        if let Some(network) = directory.network(open.spec.network) {
+                            open.advertise(now, host, &network.spec, scratch);
+                        }
                     }
                     worker.end_batch(now, slot);
                 });
@@ -670,7 +686,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
         let mut cx = open.flow_context(now, &mut self.host, &network.spec, &mut self.scratch);
         match ticket.asker {
-            Asker::Datagram(to) => cx.gateway.handle_answer(&mut cx.flow, to, message),
+            Asker::Datagram { from, to } => {
+                cx.gateway.handle_answer(&mut cx.flow, (to, from), message);
+            }
             Asker::Conversation { flow, number } => {
                 cx.gateway.handle_conversation_answer(now, flow, number, message);
                 self.end_batch(now, ticket.slot);

@@ -1,7 +1,7 @@
 //! One port with everything that belongs to it: frames, guard, flows, forwards, counters.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use slab::Slab;
 
@@ -21,10 +21,12 @@ use crate::host::{Host, Stream};
 use crate::ids::MacAddr;
 use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver};
+use crate::switch::addresses::{Claim, OwnAddresses};
 use crate::switch::directory::{Directory, Location, NetworkView};
 use crate::switch::{Decision, Judged, judge};
 use crate::time::Instant;
-use crate::wire::headers::{Headers, Network};
+use crate::wire::headers::{ChecksumState, Headers, Network};
+use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 use crate::wire::reassembly;
 
 /// Broadcast frames of one port in a second; ARP is all that they are good for.
@@ -51,6 +53,8 @@ pub(super) struct Slot<P, H: Host> {
     refusal_rate: TokenBucket,
     suppressed: u64,
     own_mac: OwnMac,
+    /// The guest's IPv6 addresses.
+    own: OwnAddresses,
 }
 
 /// Whether a guest that comes and goes uses the address of its port, as far as its frames have shown.
@@ -119,6 +123,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             refusal_rate: TokenBucket::new(REFUSAL_RATE, REFUSAL_RATE),
             suppressed: 0,
             own_mac: OwnMac::Unknown,
+            own: OwnAddresses::default(),
         }
     }
 
@@ -126,6 +131,8 @@ impl<P: Port, H: Host> Slot<P, H> {
     pub(super) fn plug(&mut self, io: P) -> P {
         self.flush();
         self.own_mac = OwnMac::Unknown;
+        self.own.forget();
+        self.gateway.forget_guest();
         self.replace_io(io)
     }
 
@@ -197,11 +204,46 @@ impl<P: Port, H: Host> Slot<P, H> {
         around: &Surroundings<'_, H, N>,
         frame: &[u8],
     ) -> Result<Judged, DropReason> {
-        let judged = judge(&self.spec, around.network, frame)?;
+        let judged = match judge(&self.spec, &self.own, around.network, frame) {
+            Err(DropReason::IpSpoof) => self.judge_newcomer(around, frame)?,
+            judged => judged?,
+        };
+        if let Network::Ipv6(ip) = &judged.headers.network
+            && !ip.source.is_unspecified()
+        {
+            self.own.note_use(around.now, &self.spec, ip.source);
+        }
         if judged.headers.destination.is_multicast() && !self.broadcasts.take(around.now) {
             return Err(DropReason::StormLimit);
         }
         Ok(judged)
+    }
+
+    /// A frame from an IPv6 address that is not known to be the guest's. It may be one of its own choice that it has
+    /// taken before our time: then nobody has it, and it is the guest's again.
+    #[cold]
+    fn judge_newcomer<N>(
+        &mut self,
+        around: &Surroundings<'_, H, N>,
+        frame: &[u8],
+    ) -> Result<Judged, DropReason> {
+        let bytes = frame.get(VNET_LEN..).unwrap_or_default();
+        let source = match Headers::parse(bytes, ChecksumState::Partial) {
+            Ok(Headers { network: Network::Ipv6(ip), .. }) => ip.source,
+            _ => return Err(DropReason::IpSpoof),
+        };
+        let is_nobodys = source != GATEWAY_LINK_LOCAL
+            && around.network.spec.gateway6() != Some(source)
+            && around.network.member6(source).is_none();
+        if !is_nobodys || self.own.claim(around.now, &self.spec, source) != Claim::Granted {
+            return Err(DropReason::IpSpoof);
+        }
+        judge(&self.spec, &self.own, around.network, frame)
+    }
+
+    /// The guest's IPv6 addresses.
+    pub(super) fn own(&self) -> &OwnAddresses {
+        &self.own
     }
 
     fn enter_gateway<N: NameService>(
@@ -215,6 +257,7 @@ impl<P: Port, H: Host> Slot<P, H> {
         match &headers.network {
             Network::Arp(arp) => gateway.handle_arp(&mut cx, arp),
             Network::Ipv4(ip) => gateway.handle_packet(&mut cx, ip, vnet, &mut frame[VNET_LEN..]),
+            Network::Ipv6(ip) => gateway.handle_packet6(&mut cx, ip, vnet, &mut frame[VNET_LEN..]),
         }
     }
 
@@ -233,6 +276,7 @@ impl<P: Port, H: Host> Slot<P, H> {
                 scratch: around.scratch,
             },
             gateway: around.network.spec.gateway,
+            gateway6: around.network.spec.gateway6(),
             mtu: around.network.spec.mtu,
             slot: self.number,
             icmp_errors: &mut self.icmp_errors,
@@ -245,6 +289,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             directory: around.directory,
             generation: self.generation,
             refusals: &mut self.refusals,
+            own: &mut self.own,
         };
         (&mut self.gateway, cx)
     }
@@ -271,6 +316,7 @@ impl<P: Port, H: Host> Slot<P, H> {
                     scratch,
                 },
                 gateway: network.gateway,
+                gateway6: network.gateway6(),
                 mtu: network.mtu,
                 slot: self.number,
                 icmp_errors: &mut self.icmp_errors,
@@ -294,14 +340,14 @@ impl<P: Port, H: Host> Slot<P, H> {
         network: &NetworkView,
         directory: &Directory,
         scratch: &mut [u8],
-        (spec, stream, client): (&ForwardSpec, H::Stream, SocketAddrV4),
+        (spec, stream, client): (&ForwardSpec, H::Stream, SocketAddr),
     ) {
         if !self.gateway.has_share() {
             self.counters.drop(DropReason::TcpBudget);
             return stream.reset();
         }
-        let guest = SocketAddrV4::new(self.spec.address, spec.target_port);
-        let source = forward_source(&self.spec, network, directory, spec.source, client.into());
+        let (source, guest) = forward_source(&self.spec, network, directory, spec.source, client);
+        let guest = SocketAddr::new(guest, spec.target_port);
         let mut served = self.flow_context(now, host, &network.spec, scratch);
         served.gateway.tcp.handle_accepted(&mut served.flow, stream, source, guest);
     }
@@ -358,18 +404,37 @@ impl<P: Port, H: Host> Slot<P, H> {
         scratch: &mut [u8],
         (spec, generation, seed): (PortSpec, u32, u64),
     ) {
-        if spec.address != self.spec.address
-            && let Some(network) = network
-        {
+        let is_elsewhere = (spec.address, spec.address6) != (self.spec.address, self.spec.address6);
+        if is_elsewhere && let Some(network) = network {
             self.reset_flows(now, host, network, scratch);
             let fresh = Gateway::new(seed, network.mtu, now);
             let old = std::mem::replace(&mut self.gateway, fresh);
             self.gateway.dhcp = old.dhcp;
+            self.gateway.dhcp6 = old.dhcp6;
             self.gateway.published = old.published;
             self.gateway.published.forget_clients();
+            self.own.forget();
             self.generation = generation;
         }
         self.spec = spec;
+    }
+
+    /// Tells the guest what is due without its asking.
+    pub(super) fn advertise(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        network: &NetworkSpec,
+        scratch: &mut [u8],
+    ) {
+        let mut served = self.flow_context(now, host, network, scratch);
+        let default_route = served.port.default_route;
+        served.gateway.advertise(now, &mut served.flow.to_guest, network, default_route);
+    }
+
+    /// The IPv6 addresses that the guest uses, when they have changed.
+    pub(super) fn poll_addresses(&mut self) -> Option<Vec<Ipv6Addr>> {
+        self.own.poll_changed()
     }
 
     /// Tells control of a declined address, and of refusals as many as a person would read.
@@ -412,8 +477,8 @@ impl<P: Port, H: Host> Slot<P, H> {
         views.map(move |view| FlowRow {
             port,
             protocol: view.protocol,
-            guest: view.key.guest.into(),
-            remote: view.key.remote.into(),
+            guest: view.key.guest,
+            remote: view.key.remote,
             state: view.state,
             idle: now.since(view.heard).as_secs(),
             from_guest: view.traffic.from_guest,

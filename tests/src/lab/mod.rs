@@ -4,6 +4,7 @@
 //!   machine H                                    machine U
 //!   canary on 127.0.0.1:8099      veth           web server on :80, names on :53, iperf3 on :5201
 //!   lichen as uid 1000   192.0.2.2 ───── 192.0.2.1   198.51.100.1 (one hop behind it)
+//!                      2001:db8::2 ───── 2001:db8::1   2001:db8:f::1
 //! ```
 //! The test makes it, and dropping it ends every process in it and removes its folder: each machine has
 //! a PID namespace, whose first process is killed.
@@ -36,7 +37,7 @@ use person::Person;
 
 use crate::vm::{Image, keep_image};
 
-/// Addresses of the lab (RFC 5737), fit for a command line.
+/// Addresses of the lab (RFC 5737, RFC 3849), fit for a command line.
 pub(crate) mod address {
     /// The host H on its one link.
     pub(crate) const HOST: &str = "192.0.2.2";
@@ -44,6 +45,12 @@ pub(crate) mod address {
     pub(crate) const UPSTREAM: &str = "192.0.2.1";
     /// A server behind U's link address.
     pub(crate) const FAR: &str = "198.51.100.1";
+    /// The same in IPv6 (RFC 3849).
+    pub(crate) const HOST6: &str = "2001:db8::2";
+    /// The upstream U in IPv6.
+    pub(crate) const UPSTREAM6: &str = "2001:db8::1";
+    /// The server behind U's link address in IPv6.
+    pub(crate) const FAR6: &str = "2001:db8:f::1";
     /// The gateway of the product's default network.
     pub(crate) const GATEWAY: &str = "10.88.0.1";
 }

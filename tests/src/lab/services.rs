@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use super::address::{FAR, HOST, UPSTREAM};
+use super::address::{FAR, FAR6, HOST, HOST6, UPSTREAM, UPSTREAM6};
 use super::folder::Folder;
 use super::machine::{Background, Machine};
 use super::outcome::{eventually, run};
@@ -20,13 +20,17 @@ pub(super) fn join(host: &Machine, upstream: &Machine) {
     host.sh(&format!(
         "ip link set lo up
          ip address add {HOST}/24 dev uplink
+         ip address add {HOST6}/64 dev uplink nodad
          ip link set uplink up
-         ip route add default via {UPSTREAM}"
+         ip route add default via {UPSTREAM}
+         ip route add default via {UPSTREAM6}"
     ));
     upstream.sh(&format!(
         "ip link set lo up
          ip address add {FAR}/32 dev lo
+         ip address add {FAR6}/128 dev lo
          ip address add {UPSTREAM}/24 dev downlink
+         ip address add {UPSTREAM6}/64 dev downlink nodad
          ip link set downlink up"
     ));
 }
@@ -74,6 +78,7 @@ pub(super) fn start(host: &Machine, upstream: &Machine, folder: &Folder) -> Vec<
         "--listen-address=192.0.2.1",
         "--local=/example/",
         "--host-record=outside.example,192.0.2.1",
+        "--host-record=six.example,2001:db8::1",
         // An answer of more than 1232 bytes comes truncated by UDP and whole by TCP.
         &long_text,
     ];

@@ -1,12 +1,15 @@
 //! A workload that means harm: floods of frames, some thirty thousand a second.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::process::Command;
 
 use lichen_netstack::frame::vnet_header::VNET_LEN;
 use lichen_netstack::ids::MacAddr;
-use lichen_netstack::testing::frames::{Segment, ethernet, udp};
+use lichen_netstack::testing::frames::{Segment, ethernet, icmp6, ip, udp};
+use lichen_netstack::wire::ndp::{
+    ALL_NODES, Advertisement, GATEWAY_LINK_LOCAL, Occasion, Role, solicitation, solicited_node,
+};
 
 use super::raw::PacketSocket;
 
@@ -57,22 +60,33 @@ impl Own {
         Some(match kind {
             "broadcast" => {
                 let everyone = SocketAddrV4::new(Ipv4Addr::BROADCAST, 9);
-                ethernet(self.mac, MacAddr::BROADCAST, 0x0800, &udp(from, everyone, b"storm"))
+                ethernet(
+                    self.mac,
+                    MacAddr::BROADCAST,
+                    0x0800,
+                    &udp(from.into(), everyone.into(), b"storm"),
+                )
             }
             "unknown" => {
                 let [_, a, b, c] = nth.to_be_bytes();
                 let nobody = MacAddr([2, 7, 7, a, b, c]);
-                ethernet(self.mac, nobody, 0x0800, &udp(from, SocketAddrV4::new(to, 9), b"x"))
+                ethernet(
+                    self.mac,
+                    nobody,
+                    0x0800,
+                    &udp(from.into(), SocketAddrV4::new(to, 9).into(), b"x"),
+                )
             }
             "syn" => to_gateway(
-                Segment::syn(nth.wrapping_mul(77_777)).emit(from, SocketAddrV4::new(to, 80)),
+                Segment::syn(nth.wrapping_mul(77_777))
+                    .emit(from.into(), SocketAddrV4::new(to, 80).into()),
             ),
-            "udp" => to_gateway(udp(from, SocketAddrV4::new(to, 9), b"flow")),
+            "udp" => to_gateway(udp(from.into(), SocketAddrV4::new(to, 9).into(), b"flow")),
             "names" => {
                 let mut query = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08".to_vec();
                 query.extend_from_slice(format!("{nth:08x}").as_bytes());
                 query.extend_from_slice(b"\x07example\x00\x00\x01\x00\x01");
-                to_gateway(udp(from, SocketAddrV4::new(to, 53), &query))
+                to_gateway(udp(from.into(), SocketAddrV4::new(to, 53).into(), &query))
             }
             "garbage" => {
                 let mut bytes = vec![0; 14 + (nth as usize * 7919) % 1400];
@@ -83,7 +97,53 @@ impl Own {
                 }
                 ethernet(self.mac, self.gateway_mac, 0x0800, &bytes)
             }
+            "neighbours" => self.neighbour_frame(nth),
+            "garbage6" => self.garbage6(nth),
             _ => return None,
         })
+    }
+
+    /// What only a router or another guest may say, each in its turn, and probes of ever new addresses.
+    fn neighbour_frame(&self, nth: u32) -> Vec<u8> {
+        let own = self.mac.link_local();
+        let group = MacAddr::for_ipv6_multicast(ALL_NODES);
+        let lifetime = [134, 0, 0, 0, 64, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
+        let (from, to, message) = match nth % 6 {
+            0 => (own, ALL_NODES, lifetime.to_vec()),
+            1 => (GATEWAY_LINK_LOCAL, ALL_NODES, lifetime.to_vec()),
+            2 => (own, ALL_NODES, [&[137, 0, 0, 0, 0, 0, 0, 0][..], &[0xfe; 32]].concat()),
+            3 => {
+                let (target, mac) = (GATEWAY_LINK_LOCAL, self.mac);
+                let claim =
+                    Advertisement { target, mac, role: Role::Router, occasion: Occasion::Asked };
+                (own, ALL_NODES, claim.emit())
+            }
+            4 => {
+                let chosen =
+                    Ipv6Addr::from_bits(0xfe80 << 112 | 0xabcd_0000_0000 | u128::from(nth));
+                let probe = solicitation(chosen, self.mac)[..24].to_vec();
+                (Ipv6Addr::UNSPECIFIED, solicited_node(chosen), probe)
+            }
+            _ => {
+                // As a DHCPv6 server.
+                let ends = ((own, 547).into(), (ALL_NODES, 546).into());
+                return ethernet(self.mac, group, 0x86dd, &udp(ends.0, ends.1, &[7, 0, 0, 1]));
+            }
+        };
+        ethernet(self.mac, group, 0x86dd, &icmp6(from, to, 255, &message))
+    }
+
+    /// Headers of IPv6 with chance behind them: extension headers, fragments, options.
+    fn garbage6(&self, nth: u32) -> Vec<u8> {
+        let mut state = nth.wrapping_mul(2_654_435_761);
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let bytes: Vec<u8> = (0..8 + nth % 1200).map(|_| random()).collect();
+        let protocol = [0, 43, 44, 51, 60, 135, 58, 6][nth as usize % 8];
+        let to = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        let packet = ip(self.mac.link_local().into(), to.into(), protocol, &bytes);
+        ethernet(self.mac, self.gateway_mac, 0x86dd, &packet)
     }
 }

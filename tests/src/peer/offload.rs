@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use lichen_netstack::frame::offload;
@@ -14,6 +14,7 @@ use lichen_netstack::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VNET_LE
 use lichen_netstack::ids::MacAddr;
 use lichen_netstack::testing::frames::{Segment, ethernet, udp};
 use lichen_netstack::wire::headers::{ChecksumState, Headers};
+use lichen_netstack::wire::ip::header_len;
 use lichen_netstack::wire::{ETHERNET_LEN, checksum, ipv4};
 
 use super::raw::{TapReader, tap};
@@ -32,13 +33,18 @@ pub(super) fn compare() -> io::Result<()> {
          ip link set dev b address 02:00:00:00:00:0b up; \
          ip addr add 10.1.0.1/24 dev a; ip addr add 10.2.0.1/24 dev b; \
          ip neigh replace 10.2.0.2 lladdr 02:00:00:00:00:02 dev b; \
+         ip addr add fd01::1/64 dev a nodad; ip addr add fd02::1/64 dev b nodad; \
+         ip neigh replace fd02::2 lladdr 02:00:00:00:00:02 dev b; \
+         echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; \
          echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter; echo 0 >/proc/sys/net/ipv4/conf/a/rp_filter; \
          echo 1 >/proc/sys/net/ipv4/ip_forward";
     if !Command::new("sh").args(["-ec", set_up]).status()?.success() {
         return Err(io::Error::other("the namespace could not be set up"));
     }
     let mut equal = 0;
-    for frame in frames() {
+    let ends = [("10.1.0.2:4000", "10.2.0.2:80"), ("[fd01::2]:4000", "[fd02::2]:80")];
+    let ends = ends.map(|(from, to)| [from, to].map(|end| end.parse().expect("an address")));
+    for frame in ends.into_iter().flat_map(frames) {
         let expected = cut_by_us(&frame)?;
         a.write_all(&frame)?;
         for (nth, ours) in expected.iter().enumerate() {
@@ -56,51 +62,54 @@ pub(super) fn compare() -> io::Result<()> {
 }
 
 /// Whole frames with work left to do: TCP of several sizes, flags and options, UDP, and lone checksums.
-fn frames() -> Vec<Vec<u8>> {
-    let from: SocketAddrV4 = "10.1.0.2:4000".parse().expect("an address");
-    let to: SocketAddrV4 = "10.2.0.2:80".parse().expect("an address");
+fn frames([from, to]: [SocketAddr; 2]) -> Vec<Vec<u8>> {
+    let (tcp, transport) = match from {
+        SocketAddr::V4(_) => (GsoKind::Tcpv4, 34),
+        SocketAddr::V6(_) => (GsoKind::Tcpv6, 54),
+    };
     let timestamps = vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
     let mut frames = Vec::new();
     for (len, size, flags, options) in [
         (1, 0, 0x18, vec![]),
         (1000, 0, 0x19, timestamps.clone()),
-        (2896, 1448, 0x18, timestamps.clone()),
-        (2897, 1448, 0x10, timestamps.clone()),
-        (10_001, 1460, 0x19, vec![]),
+        (2856, 1428, 0x18, timestamps.clone()),
+        (2857, 1428, 0x10, timestamps.clone()),
+        (10_001, 1440, 0x19, vec![]),
         (40_000, 1000, 0x11, vec![]),
-        (60_000, 1448, 0x98, timestamps),
+        (60_000, 1428, 0x98, timestamps),
     ] {
         let payload: Vec<u8> = (0..len).map(|i: u32| (i % 253) as u8).collect();
         let segment = Segment { options, ..Segment::new(flags, 0xffff_f000, 7).with(&payload) };
-        let header_len = 54 + u16::try_from(segment.options.len()).expect("few options");
-        let gso = (size > 0).then_some(Gso {
-            kind: GsoKind::Tcpv4,
-            size,
-            header_len,
-            ecn: flags & 0x80 != 0,
-        });
-        frames.push(partial(&segment.emit(from, to), 6, 16, gso));
+        let header_len =
+            transport + 20 + u16::try_from(segment.options.len()).expect("few options");
+        let gso = (size > 0).then_some(Gso { kind: tcp, size, header_len, ecn: flags & 0x80 != 0 });
+        frames.push(partial(&segment.emit(from, to), [from, to], (6, 16), gso));
     }
     for (len, size) in [(1, 0), (1400, 0), (5000, 1200), (2400, 1200)] {
         let payload: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
-        let gso =
-            (size > 0).then_some(Gso { kind: GsoKind::UdpL4, size, header_len: 42, ecn: false });
-        frames.push(partial(&udp(from, to, &payload), 17, 6, gso));
+        let header_len = transport + 8;
+        let gso = (size > 0).then_some(Gso { kind: GsoKind::UdpL4, size, header_len, ecn: false });
+        frames.push(partial(&udp(from, to, &payload), [from, to], (17, 6), gso));
     }
     frames
 }
 
 /// A frame for `a` whose transport checksum is left to its reader.
-fn partial(packet: &[u8], protocol: u8, field: u16, gso: Option<Gso>) -> Vec<u8> {
-    let vnet = VnetHeader { checksum: Some(PartialChecksum { start: 34, offset: field }), gso };
-    let mut frame = ethernet(SENDER, A, 0x0800, packet);
+fn partial(
+    packet: &[u8],
+    [from, to]: [SocketAddr; 2],
+    (protocol, field): (u8, u16),
+    gso: Option<Gso>,
+) -> Vec<u8> {
+    let ip_len = header_len(from.ip());
+    let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
+    let vnet = VnetHeader { checksum: Some(PartialChecksum { start, offset: field }), gso };
+    let ethertype = if from.is_ipv4() { 0x0800 } else { 0x86dd };
+    let mut frame = ethernet(SENDER, A, ethertype, packet);
     frame[..VNET_LEN].copy_from_slice(&vnet.emit());
-    let address = |at: usize| {
-        std::net::Ipv4Addr::from_octets(packet[at..at + 4].try_into().expect("four bytes"))
-    };
-    let pseudo =
-        checksum::pseudo_header(address(12), address(16), protocol, packet.len() - ipv4::IPV4_LEN);
-    let at = VNET_LEN + 34 + usize::from(field);
+    let len = packet.len() - ip_len;
+    let pseudo = checksum::pseudo_header_between(from.ip(), to.ip(), protocol, len);
+    let at = VNET_LEN + usize::from(start) + usize::from(field);
     frame[at..at + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
     frame
 }
@@ -110,8 +119,12 @@ fn cut_by_us(frame: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let mut frame = frame.to_vec();
     frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&RECEIVER.0);
     frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&B.0);
-    frame[IP + 8] -= 1;
-    ipv4::fill_checksum(&mut frame[IP..], ipv4::IPV4_LEN);
+    if frame[IP] >> 4 == 6 {
+        frame[IP + 7] -= 1;
+    } else {
+        frame[IP + 8] -= 1;
+        ipv4::fill_checksum(&mut frame[IP..], ipv4::IPV4_LEN);
+    }
     let (vnet, bytes) = frame.split_first_chunk_mut::<VNET_LEN>().expect("a header is there");
     let vnet = VnetHeader::parse(vnet).map_err(refused)?;
     let headers = Headers::parse(bytes, ChecksumState::Partial).map_err(refused)?;
@@ -134,14 +147,19 @@ fn refused(reason: lichen_netstack::counters::DropReason) -> io::Error {
     io::Error::other(reason.name())
 }
 
-/// The next IPv4 TCP or UDP frame that Linux sends out of `b`, past its own chatter.
+/// The next TCP or UDP frame of the sender that Linux sends out of `b`, past its own chatter.
 fn next_packet(b: &mut File) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 70_000];
     loop {
         let len = b.read(&mut buffer)?;
         let frame = &buffer[VNET_LEN..len];
-        if frame[12..14] == [8, 0] && matches!(frame[23], 6 | 17) && frame[26..30] == [10, 1, 0, 2]
-        {
+        let (protocol, source): (u8, IpAddr) = match frame[12..14] {
+            [8, 0] => (frame[23], <[u8; 4]>::try_from(&frame[26..30]).expect("four").into()),
+            [0x86, 0xdd] => (frame[20], <[u8; 16]>::try_from(&frame[22..38]).expect("16").into()),
+            _ => continue,
+        };
+        let is_senders = ["10.1.0.2", "fd01::2"].contains(&source.to_string().as_str());
+        if matches!(protocol, 6 | 17) && is_senders {
             return Ok(frame.to_vec());
         }
     }

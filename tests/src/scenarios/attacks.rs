@@ -13,6 +13,8 @@ scenarios![
     a_flood_of_datagrams_costs_nobody_else,
     a_flood_of_names_costs_nobody_else,
     garbage_costs_nobody_else,
+    who_plays_router_and_neighbour_costs_nobody_else,
+    garbage_over_ipv6_costs_nobody_else,
 ];
 
 fn a_broadcast_storm_costs_nobody_else(lab: &Lab) {
@@ -39,6 +41,17 @@ fn garbage_costs_nobody_else(lab: &Lab) {
     attacked(lab, "garbage", UPSTREAM, &["ip_header", "csum"]);
 }
 
+/// Security rows L06 and, by its flood of addresses, L04.
+fn who_plays_router_and_neighbour_costs_nobody_else(lab: &Lab) {
+    attacked(lab, "neighbours", UPSTREAM, &["router_guard", "ndp_spoof", "dhcp_guard"]);
+    let routes = lab.in_workload("ip -6 route show default; ip -6 neigh show dev eth0");
+    assert_eq!(routes.matches("default via").count(), 1, "{routes}");
+}
+
+fn garbage_over_ipv6_costs_nobody_else(lab: &Lab) {
+    attacked(lab, "garbage6", UPSTREAM, &["ip_header", "ip_options", "csum", "tcp_header"]);
+}
+
 /// Attacks from one workload while another pings and fetches. `reasons` are counters of which at least one
 /// must have moved.
 fn attacked(lab: &Lab, kind: &str, target: &str, reasons: &[&str]) {
@@ -55,13 +68,14 @@ fn attacked(lab: &Lab, kind: &str, target: &str, reasons: &[&str]) {
     run(&mut lab.lichen(attacker)).success();
     // Ten pings a second to the outside and to a neighbour while it lasts.
     let innocent = format!(
-        "ping -q -i0.1 -c30 -W1 {UPSTREAM} & ping -q -i0.1 -c30 -W1 web & wait; \
+        "ping -q -i0.1 -c30 -W1 {UPSTREAM} & ping -4 -q -i0.1 -c30 -W1 web & \
+         ping -6 -q -i0.1 -c30 -W1 web & wait; \
          curl -sS -m 5 -o /dev/null -w '%{{http_code}}\\n' http://{UPSTREAM}/"
     );
     let limit = Duration::from_secs(60);
     let seen = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &innocent])).success();
     let lost = seen.matches(" 0% packet loss").count();
-    assert_eq!(lost, 2, "the neighbour lost pings:\n{seen}");
+    assert_eq!(lost, 3, "the neighbour lost pings:\n{seen}");
     assert!(seen.ends_with("200\n"), "{seen}");
     let page = run(&mut lab.person(&["curl", "-sS", "-m", "5", "http://127.0.0.1:8080/"]));
     assert_eq!(page.code, Some(0), "{page:?}");

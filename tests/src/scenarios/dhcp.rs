@@ -8,6 +8,7 @@ use crate::runner::scenarios;
 scenarios![
     dhclient_is_given_the_address_that_the_workload_has,
     udhcpc_is_given_the_address_that_the_workload_has_while_control_is_dead,
+    dhclient_is_given_the_ipv6_address_that_the_workload_has,
 ];
 
 /// A script for a client that prints what it was given.
@@ -30,6 +31,23 @@ fn dhclient_is_given_the_address_that_the_workload_has(lab: &Lab) {
     let bound = said.lines().find(|line| line.starts_with("BOUND ")).unwrap_or_default();
     assert!(bound.contains("ip=10.88.0.2 mask=255.255.0.0 router=10.88.0.1"), "{said}");
     assert!(bound.contains("dns=10.88.0.1 mtu=1500"), "{said}");
+}
+
+fn dhclient_is_given_the_ipv6_address_that_the_workload_has(lab: &Lab) {
+    let told = "$reason ip6=$new_ip6_address dns=$new_dhcp6_name_servers \
+                search=$new_dhcp6_domain_search";
+    let script = script(lab, "told", told);
+    let said = lab.in_workload(&format!(
+        "ip -6 address show dev eth0 scope global
+         dhclient -6 -1 -d -sf {script} -lf /tmp/leases-$$ -pf /tmp/pid-$$ eth0 2>/dev/null & sleep 5; kill $!
+         rm -f /tmp/leases-$$ /tmp/pid-$$"
+    ));
+    let own = said.split_whitespace().find(|word| word.starts_with("fd")).expect("an address");
+    let own = own.split('/').next().expect("before its length");
+    let bound = said.lines().find(|line| line.starts_with("BOUND6 ")).unwrap_or_default();
+    let router = own.replace("::2", "::1");
+    assert!(bound.contains(&format!("ip6={own} dns={router}")), "{said}");
+    assert!(bound.contains("search=bridge.internal"), "{said}");
 }
 
 fn udhcpc_is_given_the_address_that_the_workload_has_while_control_is_dead(lab: &Lab) {

@@ -11,6 +11,7 @@ mod dhcp;
 mod frame_sockets;
 mod host_exposure;
 mod inheritance;
+mod ipv6;
 mod lab_itself;
 mod leases;
 mod names;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         service::SCENARIOS,
         names::SCENARIOS,
         outward::SCENARIOS,
+        ipv6::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
         host_exposure::SCENARIOS,

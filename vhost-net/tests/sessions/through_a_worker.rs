@@ -52,6 +52,7 @@ impl Pair {
             name: "bridge".to_owned(),
             subnet: "10.88.0.0/16".parse().unwrap(),
             gateway,
+            prefix6: None,
             gateway_mac: MacAddr::for_ipv4(gateway),
             mtu: 1500,
             internal: false,
@@ -63,6 +64,7 @@ impl Pair {
             aliases: Vec::new(),
             mac: mac(guest),
             address: *address(guest).ip(),
+            address6: None,
             default_route: true,
             allow_host: Vec::new(),
             attachment: Attachment::VhostUser,
@@ -106,7 +108,7 @@ impl Pair {
     /// The neighbour sends a datagram to the hostile guest, which arrives.
     #[track_caller]
     fn assert_neighbour_passes(&mut self) {
-        let packet = udp(address(1), address(0), b"an honest word");
+        let packet = udp(address(1).into(), address(0).into(), b"an honest word");
         let frame = ethernet(mac(1), mac(0), 0x0800, &packet);
         self.guests[0].want_call(TO_GUEST);
         self.guests[1].transmit(&frame);
@@ -139,7 +141,7 @@ impl Pair {
 /// A segment from the hostile guest to its neighbour, so that header and packet are together that long.
 fn segment(len: usize) -> Vec<u8> {
     let payload = vec![7; len - VNET_LEN - 14 - 20 - 20];
-    let packet = Segment::new(0x18, 1, 1).with(&payload).emit(address(0), address(1));
+    let packet = Segment::new(0x18, 1, 1).with(&payload).emit(address(0).into(), address(1).into());
     let frame = ethernet(mac(0), mac(1), 0x0800, &packet);
     assert_eq!(frame.len(), len);
     frame

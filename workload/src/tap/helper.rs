@@ -2,6 +2,8 @@
 //! hands the descriptor back.
 
 use std::fs;
+use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 
@@ -50,10 +52,11 @@ fn configure(request: &TapRequest) -> Result<(), TapError> {
         .doing("find the interface")?
         .ok_or_else(|| TapError::InterfaceForeign { name: request.interface.clone() })?;
 
-    // Networks are IPv4 only so far; without this the kernel would send neighbour and router
-    // solicitations into the tap. A host without IPv6 has no such file.
-    let disable_ipv6 = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", request.interface);
-    let _ = fs::write(disable_ipv6, "1");
+    // A host without IPv6 has no such files; then the workload has none either.
+    let address6 = request.address6.filter(|_| prepare_ipv6(&request.interface).is_ok());
+    if address6.is_none() {
+        let _ = set_ipv6(&request.interface, "disable_ipv6", "1");
+    }
     socket.set_link(interface, request.mac, request.mtu).doing("set MAC and MTU")?;
     socket
         .set_only_address(interface, request.address, request.prefix_len)
@@ -61,7 +64,36 @@ fn configure(request: &TapRequest) -> Result<(), TapError> {
     socket.set_up(LOOPBACK).doing("set lo up")?;
     socket.set_up(interface).doing("set the interface up")?;
     if let Some(gateway) = request.gateway {
-        socket.set_default_route(interface, gateway).doing("set the default route")?;
+        socket.set_default_route(interface, gateway.into()).doing("set the default route")?;
+    }
+    if let Some(address) = address6 {
+        socket.set_only_address6(interface, address).doing("set the IPv6 address")?;
+        if request.gateway.is_some() {
+            let router = ROUTER.into();
+            socket.set_default_route(interface, router).doing("set the IPv6 default route")?;
+        }
     }
     Ok(())
+}
+
+/// Every network's router, on its link.
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Lets the interface speak IPv6 with the addresses that it is given and the one that follows from its MAC: it asks no
+/// router, makes no further ones, and does not wait to see whether another has them, which no other can.
+fn prepare_ipv6(interface: &str) -> io::Result<()> {
+    for (name, value) in [
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+        ("accept_dad", "0"),
+        ("addr_gen_mode", "0"),
+        ("disable_ipv6", "0"),
+    ] {
+        set_ipv6(interface, name, value)?;
+    }
+    Ok(())
+}
+
+fn set_ipv6(interface: &str, name: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{name}"), value)
 }

@@ -43,6 +43,7 @@ pub(crate) fn command(words: &[&str]) -> LaunchSpec {
         name: "web".to_owned(),
         search: "bridge.internal".to_owned(),
         address: Ipv4Addr::new(10, 88, 0, 2),
+        address6: None,
         resolver: Ipv4Addr::new(10, 88, 0, 1),
         user: UserMapping::Root,
         command: words.iter().map(Into::into).collect(),
@@ -60,6 +61,7 @@ pub(crate) fn tap_request(pid: i32) -> TapRequest {
         address: Ipv4Addr::new(10, 88, 0, 2),
         prefix_len: 16,
         gateway: Some(Ipv4Addr::new(10, 88, 0, 1)),
+        address6: None,
         mtu: 1500,
         resolv_conf: None,
     }

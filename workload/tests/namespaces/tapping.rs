@@ -16,6 +16,7 @@ use crate::fixture::{Folder, around, eventually, shell, tap_request, text, writt
 
 crate::scenarios![
     a_tap_is_made_and_configured_without_privilege,
+    a_tap_has_an_ipv6_address_at_once_and_asks_nobody,
     a_tap_can_be_opened_once_and_again_after_it_was_closed,
     opening_again_repairs_what_the_workload_took_away,
     frames_carry_a_virtio_net_header,
@@ -81,6 +82,28 @@ fn a_tap_is_made_and_configured_without_privilege() {
         workload.printed_by("ip route show default").trim(),
         "default via 10.88.0.1 dev eth0"
     );
+}
+
+fn a_tap_has_an_ipv6_address_at_once_and_asks_nobody() {
+    let workload = Workload::start();
+    let address6 = Some("fd12:3456:789a:1::2".parse().unwrap());
+    let tap = open_tap(&TapRequest { address6, ..workload.request() }).unwrap();
+    let addresses = workload.printed_by("ip -o -6 addr show eth0");
+    assert!(addresses.contains("inet6 fd12:3456:789a:1::2/64 scope global"), "{addresses}");
+    assert!(addresses.contains("inet6 fe80::ff:fe00:2/64 scope link"), "{addresses}");
+    assert!(!addresses.contains("tentative") && !addresses.contains("dynamic"), "{addresses}");
+    assert_eq!(addresses.lines().count(), 2, "{addresses}");
+    let route = workload.printed_by("ip -6 route show default");
+    assert!(route.contains("default via fe80::1 dev eth0"), "{route}");
+
+    // Opened again with another address, it has that one alone.
+    drop(tap);
+    let address6 = Some("fd12:3456:789a:1::9".parse().unwrap());
+    let _tap = open_tap(&TapRequest { address6, ..workload.request() }).unwrap();
+    let addresses = workload.printed_by("ip -o -6 addr show eth0 scope global");
+    assert!(addresses.contains("fd12:3456:789a:1::9/64"), "{addresses}");
+    assert_eq!(addresses.lines().count(), 1, "{addresses}");
+    assert_eq!(workload.printed_by("ip -6 route show default").lines().count(), 1);
 }
 
 fn a_tap_can_be_opened_once_and_again_after_it_was_closed() {

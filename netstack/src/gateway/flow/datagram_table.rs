@@ -143,7 +143,7 @@ impl<F> DatagramTable<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use super::*;
 
@@ -151,7 +151,7 @@ mod tests {
         Bounds { kind: TokenKind::Udp, flows: 4, lifetime: Duration::from_secs(300) };
 
     fn key(port: u16) -> FlowKey {
-        let end = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let end = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         FlowKey { guest: end, remote: end }
     }
 

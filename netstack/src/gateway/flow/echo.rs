@@ -4,7 +4,7 @@
 //! told "administratively prohibited".
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::datagram_table::{Bounds, DatagramTable};
@@ -18,7 +18,8 @@ use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::be16;
 use crate::wire::icmp::{ECHO_REPLY, ICMP_LEN, IcmpError, PROTOCOL_ICMP, echo_reply};
-use crate::wire::ipv4::Ipv4Header;
+use crate::wire::icmp6::{self, PROTOCOL_ICMPV6};
+use crate::wire::ip::IpHeader;
 
 /// Flows of one port at once.
 pub const MAX_FLOWS: usize = 256;
@@ -42,9 +43,9 @@ struct Flow<D> {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Who sent it.
-    pub guest: Ipv4Addr,
+    pub guest: IpAddr,
     /// Where to.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// Its identifier.
     pub identifier: u16,
     /// The packet it came in; the payload is the ICMP message.
@@ -74,7 +75,7 @@ impl<D: Datagram> EchoFlows<D> {
     }
 
     /// Whether the guest has such a flow already.
-    pub fn contains(&self, guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> bool {
+    pub fn contains(&self, guest: IpAddr, identifier: u16, to: IpAddr) -> bool {
         self.table.find(&key(guest, identifier, to)).is_some()
     }
 
@@ -123,7 +124,7 @@ impl<D: Datagram> EchoFlows<D> {
             cx.to_guest.counters.drop(DropReason::IcmpBudget);
         }
         self.table.insert(cx.now, cx.slot, key, |token| {
-            let socket = cx.host.open_echo(*key.remote.ip(), token)?;
+            let socket = cx.host.open_echo(key.remote.ip(), token)?;
             Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY })
         })
     }
@@ -138,13 +139,13 @@ impl<D: Datagram> EchoFlows<D> {
         for _ in 0..MAX_BURST {
             let Some(entry) = self.table.get_mut(index) else { return false };
             match entry.flow.socket.receive(buffer) {
-                Ok(Arrival { len, .. }) if len >= ICMP_LEN && buffer[0] == ECHO_REPLY => {
+                Ok(Arrival { len, .. }) if len >= ICMP_LEN && is_reply(entry.key, buffer[0]) => {
                     entry.heard = cx.now;
                     entry.traffic.to_guest += len as u64;
                     let FlowKey { guest, remote } = entry.key;
                     let (sequence, data) = (be16(buffer, 6), &buffer[ICMP_LEN..len]);
-                    let reply = echo_reply(guest.port(), sequence, data);
-                    send_reply(cx, *remote.ip(), *guest.ip(), sequence, &reply);
+                    let echo = Echo { identifier: guest.port(), sequence, data };
+                    send_reply(cx, remote.ip(), guest.ip(), &echo);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -176,27 +177,41 @@ fn quoting(last: Quote) -> impl Fn(&Bounce, &[u8]) -> Option<Quote> {
     }
 }
 
-fn key(guest: Ipv4Addr, identifier: u16, to: Ipv4Addr) -> FlowKey {
-    FlowKey { guest: SocketAddrV4::new(guest, identifier), remote: SocketAddrV4::new(to, 0) }
+fn key(guest: IpAddr, identifier: u16, to: IpAddr) -> FlowKey {
+    FlowKey { guest: SocketAddr::new(guest, identifier), remote: SocketAddr::new(to, 0) }
+}
+
+fn is_reply(key: FlowKey, kind: u8) -> bool {
+    kind == if key.guest.is_ipv4() { ECHO_REPLY } else { icmp6::ECHO_REPLY }
+}
+
+/// What an echo carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Echo<'a> {
+    /// Whose it is.
+    pub identifier: u16,
+    /// Which of several.
+    pub sequence: u16,
+    /// Its data.
+    pub data: &'a [u8],
 }
 
 /// Sends an echo reply to the guest. Its sequence number tells its fragments from those of the next.
 pub fn send_reply<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    sequence: u16,
-    message: &[u8],
+    from: IpAddr,
+    to: IpAddr,
+    echo: &Echo<'_>,
 ) {
-    let header = Ipv4Header {
-        source: from,
-        destination: to,
-        protocol: PROTOCOL_ICMP,
-        ttl: 64,
-        traffic_class: 0,
-        identification: 0,
-        fragment: 0,
-        payload_len: 0,
+    let Echo { identifier, sequence, data } = *echo;
+    let (protocol, message) = match (from, to) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut message = icmp6::echo_reply(identifier, sequence, data);
+            icmp6::fill_checksum((from, to), &mut message);
+            (PROTOCOL_ICMPV6, message)
+        }
+        _ => (PROTOCOL_ICMP, echo_reply(identifier, sequence, data)),
     };
-    cx.send_packet(header, sequence, &[message]);
+    let header = IpHeader::between(from, to, protocol);
+    cx.send_packet(header, sequence.into(), &[&message]);
 }

@@ -19,22 +19,26 @@ pub mod udp;
 pub mod view;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::budget::TokenBucket;
 use crate::port::Port;
 use crate::port::to_guest::ToGuest;
 use crate::time::Instant;
 use crate::wire::icmp::IcmpError;
-use crate::wire::ipv4::{IPV4_LEN, Ipv4Header, MORE_FRAGMENTS};
+use crate::wire::icmp6;
+use crate::wire::ip::IpHeader;
+use crate::wire::ipv4::MORE_FRAGMENTS;
+use crate::wire::ipv6::{FRAGMENT, FRAGMENT_LEN, emit_fragment};
+use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 
 /// The two ends of a flow, as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The guest's end.
-    pub guest: SocketAddrV4,
+    pub guest: SocketAddr,
     /// The other end.
-    pub remote: SocketAddrV4,
+    pub remote: SocketAddr,
 }
 
 /// From key to index. The hash is fast and seeded, so that a guest cannot aim at one bucket.
@@ -68,6 +72,8 @@ pub struct FlowContext<'a, P, H> {
     pub to_guest: ToGuest<'a, P>,
     /// The gateway's address.
     pub gateway: Ipv4Addr,
+    /// The same in IPv6, where the network has it.
+    pub gateway6: Option<Ipv6Addr>,
     /// Largest IP packet on the network.
     pub mtu: u16,
     /// The port's slot, for tokens.
@@ -80,25 +86,41 @@ pub struct FlowContext<'a, P, H> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardSource {
     /// The client's own.
-    Client(SocketAddrV4),
+    Client(SocketAddr),
     /// The gateway's.
-    Gateway(Ipv4Addr),
+    Gateway(IpAddr),
 }
 
 impl ForwardSource {
     /// The address.
-    pub fn ip(self) -> Ipv4Addr {
+    pub fn ip(self) -> IpAddr {
         match self {
-            Self::Client(client) => *client.ip(),
+            Self::Client(client) => client.ip(),
             Self::Gateway(ip) => ip,
         }
     }
 }
 
 impl<P: Port, H> FlowContext<'_, P, H> {
-    /// Tells the guest what became of `packet` (an IPv4 packet of its own, or its first bytes), as often as
-    /// the rate allows. `from` is who found out, where that is another than the gateway.
-    pub fn tell(&mut self, error: IcmpError, from: Option<Ipv4Addr>, packet: &[u8]) {
+    /// Tells the guest what became of `packet` (a packet of its own, or its first bytes), as often as the rate
+    /// allows. `from` is who found out, where that is another than the gateway.
+    pub fn tell(&mut self, error: IcmpError, from: Option<IpAddr>, packet: &[u8]) {
+        if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+            let from = from.and_then(|from| match from {
+                IpAddr::V6(from) => Some(from),
+                IpAddr::V4(_) => None,
+            });
+            self.tell6(from, packet, |ends| icmp6::emit_error(error, ends, packet));
+        } else {
+            let from = from.and_then(|from| match from {
+                IpAddr::V4(from) => Some(from),
+                IpAddr::V6(_) => None,
+            });
+            self.tell4(error, from, packet);
+        }
+    }
+
+    fn tell4(&mut self, error: IcmpError, from: Option<Ipv4Addr>, packet: &[u8]) {
         let guest = packet.get(12..).and_then(|bytes| bytes.first_chunk());
         let Some(guest) = guest.map(|guest| Ipv4Addr::from_octets(*guest)) else { return };
         // RFC 791: every path takes 68 bytes; Linux believes nobody who says less than 552.
@@ -116,24 +138,68 @@ impl<P: Port, H> FlowContext<'_, P, H> {
         }
     }
 
+    /// Tells the guest of an IPv6 packet what `emit` says between who tells it and the guest.
+    pub fn tell6(
+        &mut self,
+        from: Option<Ipv6Addr>,
+        packet: &[u8],
+        emit: impl FnOnce((Ipv6Addr, Ipv6Addr)) -> Vec<u8>,
+    ) {
+        let guest = packet.get(8..).and_then(|bytes| bytes.first_chunk());
+        let Some(guest) = guest.map(|guest| Ipv6Addr::from_octets(*guest)) else { return };
+        let speaks =
+            |ip: &Ipv6Addr| !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast());
+        let own =
+            if guest.is_unicast_link_local() { Some(GATEWAY_LINK_LOCAL) } else { self.gateway6 };
+        let Some(from) = from.filter(speaks).or(own) else { return };
+        if speaks(&guest) && self.icmp_errors.take(self.now) {
+            let message = emit((from, guest));
+            self.to_guest.send_ip(&message);
+        }
+    }
+
     /// Sends an IP packet to the guest: with `header` as it is where the whole fits the MTU, else in
     /// fragments under `identification`.
-    pub fn send_packet(&mut self, header: Ipv4Header, identification: u16, parts: &[&[u8]]) {
+    pub fn send_packet(&mut self, header: IpHeader, identification: u32, parts: &[&[u8]]) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let mut header = Ipv4Header { payload_len: len, ..header };
-        let room = usize::from(self.mtu) - IPV4_LEN;
+        let header = header.with_payload_len(len);
+        let room = usize::from(self.mtu) - header.len();
         if len <= room {
-            self.to_guest.send_ip_parts(&header.emit(), parts);
+            self.to_guest.send_ip_parts(header.emit().as_slice(), parts);
             return;
         }
         let whole = parts.concat();
-        let room = room & !7;
-        header.identification = identification;
+        let room = match header {
+            IpHeader::V4(_) => room & !7,
+            IpHeader::V6(_) => (room - FRAGMENT_LEN) & !7,
+        };
         for (at, piece) in whole.chunks(room).enumerate().map(|(nth, piece)| (nth * room, piece)) {
-            let more = if at + piece.len() < whole.len() { MORE_FRAGMENTS } else { 0 };
-            header.fragment = more | u16::try_from(at / 8).expect("packets are below 64 KiB");
-            header.payload_len = piece.len();
-            self.to_guest.send_ip_parts(&header.emit(), &[piece]);
+            let more = at + piece.len() < whole.len();
+            self.send_fragment(header, identification, (at, more), piece);
+        }
+    }
+
+    fn send_fragment(
+        &mut self,
+        header: IpHeader,
+        identification: u32,
+        (at, more): (usize, bool),
+        piece: &[u8],
+    ) {
+        match header {
+            IpHeader::V4(mut header) => {
+                header.identification = (identification & 0xffff) as u16;
+                header.fragment = if more { MORE_FRAGMENTS } else { 0 }
+                    | u16::try_from(at / 8).expect("packets are below 64 KiB");
+                header.payload_len = piece.len();
+                self.to_guest.send_ip_parts(&header.emit(), &[piece]);
+            }
+            IpHeader::V6(mut header) => {
+                let fragment = emit_fragment(header.next_header, at, more, identification);
+                header.next_header = FRAGMENT;
+                header.payload_len = FRAGMENT_LEN + piece.len();
+                self.to_guest.send_ip_parts(&header.emit(), &[&fragment, piece]);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use slab::Slab;
@@ -46,7 +46,7 @@ pub struct PublishedFlows<D> {
     index: ClientIndex,
     batch: Batch,
     newcomers: SourceLimit,
-    identification: u16,
+    identification: u32,
     next_port: u16,
 }
 
@@ -67,10 +67,8 @@ struct Client {
 
 /// What decides how a new client is shown to the guest.
 pub struct Admission<'a> {
-    /// The guest's address.
-    pub guest: std::net::Ipv4Addr,
-    /// As whom it sees a client.
-    pub source: &'a dyn Fn(SocketAddr, SourceRule) -> ForwardSource,
+    /// As whom the guest sees a client, and its own address that the client reaches.
+    pub source: &'a dyn Fn(SocketAddr, SourceRule) -> (ForwardSource, IpAddr),
     /// Whether two ends mean something else already.
     pub is_taken: &'a dyn Fn(&FlowKey) -> bool,
 }
@@ -84,7 +82,7 @@ impl<D: Datagram> PublishedFlows<D> {
             index: HashMap::default(),
             batch: Batch::default(),
             newcomers: SourceLimit::new(NEWCOMERS, 3 * NEWCOMERS),
-            identification: u16::try_from(seed >> 16 & 0xffff).expect("sixteen bits"),
+            identification: (seed >> 32) as u32,
             next_port: FIRST_PORT,
         }
     }
@@ -246,8 +244,8 @@ impl<D: Datagram> PublishedFlows<D> {
             cx.to_guest.counters.drop(DropReason::ClientBudget);
         }
         let spec = &self.openings[opening].spec;
-        let guest = SocketAddrV4::new(admission.guest, spec.target_port);
-        let source = (admission.source)(peer.address, spec.source);
+        let (source, guest) = (admission.source)(peer.address, spec.source);
+        let guest = SocketAddr::new(guest, spec.target_port);
         let key = self.key(guest, source, admission).ok_or(DropReason::ClientBudget)?;
         let client = Client { opening, peer, quote: Quote::EMPTY };
         let inserted =
@@ -260,7 +258,7 @@ impl<D: Datagram> PublishedFlows<D> {
     /// kept and that is free, a free one else.
     fn key(
         &mut self,
-        guest: SocketAddrV4,
+        guest: SocketAddr,
         source: ForwardSource,
         admission: &Admission<'_>,
     ) -> Option<FlowKey> {
@@ -275,7 +273,7 @@ impl<D: Datagram> PublishedFlows<D> {
         for _ in FIRST_PORT..=u16::MAX {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
-            let key = FlowKey { guest, remote: SocketAddrV4::new(source.ip(), port) };
+            let key = FlowKey { guest, remote: SocketAddr::new(source.ip(), port) };
             if is_free(&key) {
                 return Some(key);
             }

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use slab::Slab;
@@ -28,6 +28,7 @@ use crate::host::{Host, Readiness, Stream, Token, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::icmp::IcmpError;
+use crate::wire::ip::header_len_of;
 use crate::wire::tcp::{BareSegment, Flags, TcpHeader};
 
 /// Flows of one port at once.
@@ -239,7 +240,7 @@ impl<S: Stream> TcpFlows<S> {
         cx: &mut FlowContext<'_, P, H>,
         stream: S,
         source: ForwardSource,
-        guest: SocketAddrV4,
+        guest: SocketAddr,
     ) {
         if let Err(reason) = self.make_room() {
             cx.to_guest.counters.drop(reason);
@@ -265,7 +266,7 @@ impl<S: Stream> TcpFlows<S> {
     }
 
     /// The key of a forwarded connection: the client's own port where the source is kept, a free one else.
-    fn forward_key(&mut self, source: ForwardSource, guest: SocketAddrV4) -> Option<FlowKey> {
+    fn forward_key(&mut self, source: ForwardSource, guest: SocketAddr) -> Option<FlowKey> {
         if let ForwardSource::Client(client) = source {
             let key = FlowKey { guest, remote: client };
             if self.index.get(&key).is_none() {
@@ -275,7 +276,7 @@ impl<S: Stream> TcpFlows<S> {
         let ip = source.ip();
         for _ in 0..=MAX_FLOWS {
             self.next_local_port = self.next_local_port.checked_add(1).unwrap_or(32_768);
-            let key = FlowKey { guest, remote: SocketAddrV4::new(ip, self.next_local_port) };
+            let key = FlowKey { guest, remote: SocketAddr::new(ip, self.next_local_port) };
             if self.index.get(&key).is_none() {
                 return Some(key);
             }
@@ -314,7 +315,7 @@ impl<S: Stream> TcpFlows<S> {
             unreachable!("the caller saw the stage");
         };
         let key = flow.key;
-        let tcp = usize::from(syn[0] & 0xf) * 4;
+        let tcp = header_len_of(&syn);
         let header = TcpHeader::parse(&syn[tcp..]).expect("the SYN was parsed when it came");
         match stream.connected() {
             Ok(()) => {}

@@ -6,7 +6,7 @@
 //! (see [`Endpoint::is_next`]). Its clock runs ten times faster than ours, which shortens its one
 //! second of minimal retransmission time-out to what a link inside one machine deserves.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
@@ -25,7 +25,8 @@ use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
 use crate::port::Port;
 use crate::port::to_guest::{IP_OFFSET, ToGuest};
 use crate::time::Instant;
-use crate::wire::ipv4::IPV4_LEN;
+use crate::wire::ip::header_len_of;
+use crate::wire::ipv6::IPV6_LEN;
 use crate::wire::tcp::{BareSegment, Flags, PROTOCOL_TCP, TCP_LEN, TcpHeader, option};
 use crate::wire::{ETHERNET_LEN, checksum};
 
@@ -40,6 +41,8 @@ const POOL_LEN: usize = 64;
 /// Least data in a segment that is offered to the host directly. What fits fewer segments of a wire waits for
 /// the answer that may carry its acknowledgement, as smoltcp does it.
 const LEAST_DIRECT: usize = 8 << 10;
+/// What a guest takes that says nothing, or nonsense (RFC 9293 3.7.1; Linux has the same floor).
+const LEAST_MSS: u16 = 536;
 /// A ring that carried more than this is trimmed before its pages rest.
 const TRIM_FROM: usize = 128 << 10;
 
@@ -47,8 +50,8 @@ const TRIM_FROM: usize = 128 << 10;
 pub struct TcpStack {
     interface: Interface,
     pool: Vec<Rings>,
-    /// Largest segment we tell the guest we take.
-    announced_mss: u16,
+    /// Largest IP packet on the network.
+    mtu: u16,
 }
 
 /// A socket with its rings. The set is dropped before the memory that it refers to.
@@ -66,6 +69,8 @@ pub struct Endpoint {
     guard: TcpGuard,
     reset_by_guest: bool,
     past: Past,
+    /// Largest segment that the guest takes.
+    guest_mss: u16,
 }
 
 impl TcpStack {
@@ -75,12 +80,11 @@ impl TcpStack {
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut Capabilities, clock(now));
         interface.set_any_ip(true);
-        let headers = u16::try_from(IPV4_LEN + TCP_LEN).expect("forty bytes");
-        Self { interface, pool: Vec::new(), announced_mss: mtu.saturating_sub(headers).max(48) }
+        Self { interface, pool: Vec::new(), mtu }
     }
 
     /// An endpoint that will answer a SYN for `local`.
-    pub fn listen(&mut self, local: SocketAddrV4) -> std::io::Result<Endpoint> {
+    pub fn listen(&mut self, local: SocketAddr) -> std::io::Result<Endpoint> {
         let mut rings = self.rings()?;
         let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
         socket
@@ -90,11 +94,7 @@ impl TcpStack {
     }
 
     /// An endpoint that sends a SYN from `local` to `guest`.
-    pub fn connect(
-        &mut self,
-        local: SocketAddrV4,
-        guest: SocketAddrV4,
-    ) -> std::io::Result<Endpoint> {
+    pub fn connect(&mut self, local: SocketAddr, guest: SocketAddr) -> std::io::Result<Endpoint> {
         let mut rings = self.rings()?;
         let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
         socket
@@ -153,7 +153,13 @@ impl Rings {
 
 impl Endpoint {
     fn new(rings: Rings) -> Self {
-        Self { rings, guard: TcpGuard::default(), reset_by_guest: false, past: Past::default() }
+        Self {
+            rings,
+            guard: TcpGuard::default(),
+            reset_by_guest: false,
+            past: Past::default(),
+            guest_mss: LEAST_MSS,
+        }
     }
 
     fn socket(&self) -> &Socket<'static> {
@@ -296,13 +302,15 @@ impl Endpoint {
         let headers_len = packet.len() - header.payload_len;
         packet.copy_within(..headers_len, len);
         let rest = &mut packet[len..];
-        let total = u16::try_from(rest.len()).expect("shorter than a packet");
-        rest[2..4].copy_from_slice(&total.to_be_bytes());
+        // The length of IPv6 leaves its header out.
+        let (field, behind) = if rest[0] >> 4 == 6 { (4, IPV6_LEN) } else { (2, 0) };
+        let total = u16::try_from(rest.len() - behind).expect("shorter than a packet");
+        rest[field..field + 2].copy_from_slice(&total.to_be_bytes());
         let payload_len = header.payload_len - len;
         Some((rest, TcpHeader { sequence: next, payload_len, ..*header }))
     }
 
-    /// Takes a segment of the guest: `packet` is the IPv4 packet, `header` its parsed TCP header.
+    /// Takes a segment of the guest: `packet` is the IP packet, without extension headers, `header` its parsed TCP header.
     pub fn handle_segment<P: Port>(
         &mut self,
         stack: &mut TcpStack,
@@ -315,7 +323,7 @@ impl Endpoint {
             // Only an exact number counts, so what has arrived must be acknowledged first.
             self.flush(stack, now, to_guest);
         }
-        let tcp = usize::from(packet[0] & 0xf) * 4;
+        let tcp = header_len_of(packet);
         match self.guard.judge(header) {
             Judgement::Accept => {}
             Judgement::AcceptWithAcknowledgement(acknowledgement) => {
@@ -332,8 +340,12 @@ impl Endpoint {
             Judgement::Ignore => return to_guest.counters.drop(DropReason::TcpBlind),
         }
         if header.flags.has(Flags::SYN) {
-            let scale = option(&packet[tcp + TCP_LEN..tcp + header.header_len], 3);
+            let options = &packet[tcp + TCP_LEN..tcp + header.header_len];
+            let scale = option(options, 3);
             self.guard.observe_syn(scale.and_then(|bytes| bytes.first().copied()));
+            self.guest_mss = option(options, 2)
+                .and_then(|mss| mss.first_chunk())
+                .map_or(LEAST_MSS, |mss| u16::from_be_bytes(*mss).max(LEAST_MSS));
         }
         self.guard.observe_from_guest(header);
         self.past.window = header.window;
@@ -345,7 +357,7 @@ impl Endpoint {
             to_guest,
             guard: &mut self.guard,
             past: &mut self.past,
-            mss: stack.announced_mss,
+            limits: Limits { mtu: stack.mtu, guest_mss: self.guest_mss },
         };
         stack.interface.poll_ingress_single(clock(now), &mut device, &mut self.rings.sockets);
         // A refused SYN of ours closes smoltcp's socket.
@@ -367,7 +379,7 @@ impl Endpoint {
                 to_guest,
                 guard: &mut self.guard,
                 past: &mut self.past,
-                mss: stack.announced_mss,
+                limits: Limits { mtu: stack.mtu, guest_mss: self.guest_mss },
             };
             let result =
                 stack.interface.poll_egress(clock(now), &mut device, &mut self.rings.sockets);
@@ -449,15 +461,12 @@ fn clock(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-fn endpoint(address: SocketAddrV4) -> IpEndpoint {
+fn endpoint(address: SocketAddr) -> IpEndpoint {
     IpEndpoint::from(address)
 }
 
-fn socket_address(endpoint: IpEndpoint) -> SocketAddrV4 {
-    match endpoint.addr.into() {
-        IpAddr::V4(ip) => SocketAddrV4::new(ip, endpoint.port),
-        IpAddr::V6(_) => unreachable!("only IPv4 endpoints are made"),
-    }
+fn socket_address(endpoint: IpEndpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.addr.into(), endpoint.port)
 }
 
 fn capabilities() -> DeviceCapabilities {
@@ -468,6 +477,7 @@ fn capabilities() -> DeviceCapabilities {
     capabilities.checksum.tcp = Checksum::None;
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(65_535);
+    segmentation.tcpv6 = NonZeroUsize::new(65_535);
     capabilities.segmentation = segmentation;
     capabilities
 }
@@ -506,7 +516,7 @@ struct Wire<'a, 'b, P> {
     to_guest: &'a mut ToGuest<'b, P>,
     guard: &'a mut TcpGuard,
     past: &'a mut Past,
-    mss: u16,
+    limits: Limits,
 }
 
 impl<P: Port> Device for Wire<'_, '_, P> {
@@ -524,7 +534,7 @@ impl<P: Port> Device for Wire<'_, '_, P> {
         _: smoltcp::time::Instant,
     ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.from_guest.take()?;
-        let segment = Segment::new(self.to_guest, self.guard, self.past, self.mss);
+        let segment = Segment::new(self.to_guest, self.guard, self.past, self.limits);
         Some((FromGuest(packet), segment))
     }
 
@@ -532,7 +542,7 @@ impl<P: Port> Device for Wire<'_, '_, P> {
         if !self.to_guest.port.has_room() {
             return None;
         }
-        Some(Segment::new(self.to_guest, self.guard, self.past, self.mss))
+        Some(Segment::new(self.to_guest, self.guard, self.past, self.limits))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -548,6 +558,21 @@ impl RxToken for FromGuest<'_> {
     }
 }
 
+/// How large segments to the guest are.
+#[derive(Clone, Copy)]
+struct Limits {
+    mtu: u16,
+    guest_mss: u16,
+}
+
+impl Limits {
+    /// The largest segment that fits the MTU behind an IP header of that length.
+    fn mss(self, ip_len: usize) -> u16 {
+        let headers = u16::try_from(ip_len + TCP_LEN).expect("short headers");
+        self.mtu.saturating_sub(headers).max(48)
+    }
+}
+
 /// A segment on its way out.
 struct Segment<'a, P> {
     // `dyn`-free: the lifetime of the inner borrow is erased by reborrowing field by field.
@@ -558,7 +583,7 @@ struct Segment<'a, P> {
     gateway_mac: crate::ids::MacAddr,
     guard: &'a mut TcpGuard,
     past: &'a mut Past,
-    mss: u16,
+    limits: Limits,
     segment_size: Option<u16>,
 }
 
@@ -567,7 +592,7 @@ impl<'a, P: Port> Segment<'a, P> {
         to_guest: &'a mut ToGuest<'_, P>,
         guard: &'a mut TcpGuard,
         past: &'a mut Past,
-        mss: u16,
+        limits: Limits,
     ) -> Self {
         Self {
             port: to_guest.port,
@@ -577,9 +602,21 @@ impl<'a, P: Port> Segment<'a, P> {
             gateway_mac: to_guest.gateway_mac,
             guard,
             past,
-            mss,
+            limits,
             segment_size: None,
         }
+    }
+}
+
+impl<P: Port> Segment<'_, P> {
+    /// By how much the guest's side cuts a segment with so much data: smoltcp says it for IPv4 only.
+    fn cut(&self, is_ipv6: bool, header: &TcpHeader) -> Option<u16> {
+        if !is_ipv6 {
+            return self.segment_size;
+        }
+        let options = u16::try_from(header.header_len - TCP_LEN).expect("at most forty");
+        let size = self.limits.mss(IPV6_LEN).min(self.limits.guest_mss).saturating_sub(options);
+        (header.payload_len > usize::from(size)).then_some(size)
     }
 }
 
@@ -587,23 +624,24 @@ impl<P: Port> TxToken for Segment<'_, P> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let packet = &mut self.scratch[IP_OFFSET..IP_OFFSET + len];
         let result = f(packet);
-        self.past.translate(&mut packet[IPV4_LEN..]);
-        let header = TcpHeader::parse(&packet[IPV4_LEN..]).expect("smoltcp emits whole segments");
-        let options = IPV4_LEN + TCP_LEN..IPV4_LEN + header.header_len;
+        let is_ipv6 = packet[0] >> 4 == 6;
+        let ip_len = header_len_of(packet);
+        self.past.translate(&mut packet[ip_len..]);
+        let header = TcpHeader::parse(&packet[ip_len..]).expect("smoltcp emits whole segments");
+        let options = ip_len + TCP_LEN..ip_len + header.header_len;
         let scale = option(&packet[options.clone()], 3).and_then(|bytes| bytes.first().copied());
         self.guard.observe_to_guest(&header, scale);
         if header.flags.has(Flags::SYN) {
-            announce_mss(&mut packet[options], self.mss);
+            announce_mss(&mut packet[options], self.limits.mss(ip_len));
         }
-        let source = std::net::Ipv4Addr::from_octets(packet[12..16].try_into().expect("four"));
-        let destination = std::net::Ipv4Addr::from_octets(packet[16..20].try_into().expect("four"));
-        let pseudo = checksum::pseudo_header(source, destination, PROTOCOL_TCP, len - IPV4_LEN);
-        packet[IPV4_LEN + 16..IPV4_LEN + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
-        let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("34");
+        let ends = if is_ipv6 { &packet[8..40] } else { &packet[12..20] };
+        let pseudo = checksum::add(0, ends) + u64::from(PROTOCOL_TCP) + (len - ip_len) as u64;
+        packet[ip_len + 16..ip_len + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
+        let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
         let vnet = VnetHeader {
             checksum: Some(PartialChecksum { start, offset: 16 }),
-            gso: self.segment_size.map(|size| Gso {
-                kind: GsoKind::Tcpv4,
+            gso: self.cut(is_ipv6, &header).map(|size| Gso {
+                kind: if is_ipv6 { GsoKind::Tcpv6 } else { GsoKind::Tcpv4 },
                 size,
                 header_len: start + u16::try_from(header.header_len).expect("at most 60"),
                 ecn: false,

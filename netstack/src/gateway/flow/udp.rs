@@ -6,7 +6,7 @@
 //! Datagrams of one flow that come in one batch leave in one system call.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::datagram_batch::Batch;
@@ -24,7 +24,9 @@ use crate::port::to_guest::IP_OFFSET;
 use crate::time::Instant;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::icmp::IcmpError;
-use crate::wire::ipv4::{DONT_FRAGMENT, IPV4_LEN, Ipv4Header};
+use crate::wire::ip::{IpHeader, header_len};
+use crate::wire::ipv4::IPV4_LEN;
+use crate::wire::ipv6::IPV6_LEN;
 use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN, emit_header, emit_partial_header};
 
 /// Flows of one port at once.
@@ -42,7 +44,7 @@ const ORDINARY_TTL: u8 = 63;
 pub struct UdpFlows<D> {
     table: DatagramTable<Flow<D>>,
     batch: Batch,
-    identification: u16,
+    identification: u32,
 }
 
 struct Flow<D> {
@@ -99,10 +101,13 @@ pub(super) const QUOTED: usize = 8;
 
 /// What an ICMP error about a flow quotes: both headers of its last datagram.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quote([u8; IPV4_LEN + QUOTED]);
+pub(super) struct Quote {
+    bytes: [u8; IPV6_LEN + QUOTED],
+    len: usize,
+}
 
 impl Quote {
-    pub(super) const EMPTY: Self = Self([0; IPV4_LEN + QUOTED]);
+    pub(super) const EMPTY: Self = Self { bytes: [0; IPV6_LEN + QUOTED], len: QUOTED };
 
     /// Of a guest's UDP datagram.
     pub(super) fn of(outgoing: &Outgoing<'_>) -> Self {
@@ -112,20 +117,25 @@ impl Quote {
     /// Of a guest's packet whose transport begins there, with the options of its IP header left out.
     pub(super) fn at(packet: &[u8], transport: usize) -> Self {
         let mut quote = Self::EMPTY;
-        quote.0[..IPV4_LEN].copy_from_slice(&packet[..IPV4_LEN]);
-        quote.0[0] = 0x45;
-        quote.0[IPV4_LEN..].copy_from_slice(&packet[transport..transport + QUOTED]);
+        // What has extension headers has lost them on its way here.
+        let header_len = if packet[0] >> 4 == 6 { IPV6_LEN } else { IPV4_LEN };
+        quote.bytes[..header_len].copy_from_slice(&packet[..header_len]);
+        if header_len == IPV4_LEN {
+            quote.bytes[0] = 0x45;
+        }
+        quote.len = header_len + QUOTED;
+        quote.bytes[header_len..quote.len].copy_from_slice(&packet[transport..transport + QUOTED]);
         quote
     }
 
     /// The same with these as the last bytes.
     pub(super) fn ending<const N: usize>(mut self, bytes: [u8; N]) -> Self {
-        self.0[IPV4_LEN + QUOTED - N..].copy_from_slice(&bytes);
+        self.bytes[self.len - N..self.len].copy_from_slice(&bytes);
         self
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes[..self.len]
     }
 }
 
@@ -135,7 +145,7 @@ impl<D: Datagram> UdpFlows<D> {
         Self {
             table: DatagramTable::new(BOUNDS),
             batch: Batch::default(),
-            identification: u16::try_from(seed & 0xffff).expect("sixteen bits"),
+            identification: (seed & 0xffff_ffff) as u32,
         }
     }
 
@@ -387,17 +397,17 @@ pub(super) fn tell_bounces<P: Port, H, D: Datagram>(
 /// into pieces that fit the MTU, each by itself else.
 pub(super) fn send_train<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     train: &Train,
     buffer: &[u8],
-    identification: &mut u16,
+    identification: &mut u32,
 ) {
     let Some((bytes, size)) = train.datagrams(buffer) else { return };
     if bytes.is_empty() {
         return send_to_guest(cx, from, to, bytes, *identification);
     }
-    let fits = IPV4_LEN + UDP_LEN + size <= usize::from(cx.mtu);
+    let fits = header_len(from.ip()) + UDP_LEN + size <= usize::from(cx.mtu);
     let at_once = if fits { MAX_SEGMENTS * size } else { size };
     for datagrams in bytes.chunks(at_once) {
         if datagrams.len() > size {
@@ -412,49 +422,41 @@ pub(super) fn send_train<P: Port, H>(
 /// Sends datagrams of `size` bytes as one that is cut by who receives it.
 fn send_large<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     datagrams: &[u8],
     size: usize,
 ) {
     let udp_len = UDP_LEN + datagrams.len();
-    let header = header_to_guest(from, to, udp_len).emit();
+    let header = header_to_guest(from, to).with_payload_len(udp_len);
+    let ip_len = header.len();
     let scratch = &mut cx.to_guest.scratch[IP_OFFSET..];
-    scratch[..IPV4_LEN].copy_from_slice(&header);
-    scratch[IPV4_LEN..IPV4_LEN + UDP_LEN].copy_from_slice(&emit_partial_header(from, to, udp_len));
-    scratch[IPV4_LEN + UDP_LEN..IPV4_LEN + udp_len].copy_from_slice(datagrams);
-    let start = u16::try_from(ETHERNET_LEN + IPV4_LEN).expect("two short headers");
+    scratch[..ip_len].copy_from_slice(header.emit().as_slice());
+    scratch[ip_len..ip_len + UDP_LEN].copy_from_slice(&emit_partial_header(from, to, udp_len));
+    scratch[ip_len + UDP_LEN..ip_len + udp_len].copy_from_slice(datagrams);
+    let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
     let header_len = start + u16::try_from(UDP_LEN).expect("eight");
     let size = u16::try_from(size).expect("it fits the MTU");
     let vnet = VnetHeader {
         checksum: Some(PartialChecksum { start, offset: 6 }),
         gso: Some(Gso { kind: GsoKind::UdpL4, size, header_len, ecn: false }),
     };
-    cx.to_guest.send_scratch(IPV4_LEN + udp_len, vnet);
+    cx.to_guest.send_scratch(ip_len + udp_len, vnet);
 }
 
-fn header_to_guest(from: SocketAddrV4, to: SocketAddrV4, payload_len: usize) -> Ipv4Header {
-    Ipv4Header {
-        source: *from.ip(),
-        destination: *to.ip(),
-        protocol: PROTOCOL_UDP,
-        ttl: 64,
-        traffic_class: 0,
-        identification: 0,
-        fragment: DONT_FRAGMENT,
-        payload_len,
-    }
+fn header_to_guest(from: SocketAddr, to: SocketAddr) -> IpHeader {
+    IpHeader::between(from.ip(), to.ip(), PROTOCOL_UDP).unfragmented()
 }
 
 /// Sends one datagram to a guest, in fragments when it is larger than the MTU.
 pub fn send_to_guest<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     payload: &[u8],
-    identification: u16,
+    identification: u32,
 ) {
-    let header = header_to_guest(from, to, 0);
+    let header = header_to_guest(from, to);
     cx.send_packet(header, identification, &[&emit_header(from, to, payload), payload]);
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Control {
     /// The address of ours that the datagram was sent to.
     Local(IpAddr),
     /// What came back for a datagram of ours, and who sent that.
-    Error { error: IcmpError, from: Option<Ipv4Addr> },
+    Error { error: IcmpError, from: Option<IpAddr> },
 }
 
 impl Message {
@@ -79,15 +79,16 @@ fn parse_control(level: i32, kind: i32, data: &[u8]) -> Option<Control> {
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             Some(Control::Local(Ipv6Addr::from_octets(*data.first_chunk()?).into()))
         }
-        (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
-            parse_error(data)
-        }
+        (libc::IPPROTO_IP, libc::IP_RECVERR) => parse_error(data, 0),
+        // The host's own word is about IPv6, whose header is twenty bytes longer.
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => parse_error(data, 20),
         _ => None,
     }
 }
 
-/// Reads a `sock_extended_err`: errno, origin, type, code, padding, info, data.
-fn parse_error(data: &[u8]) -> Option<Control> {
+/// Reads a `sock_extended_err`: errno, origin, type, code, padding, info, data. By `longer` bytes the header of
+/// its family is longer than IPv4's.
+fn parse_error(data: &[u8], longer: u16) -> Option<Control> {
     let &[_, _, _, _, origin, kind, code, ..] = data else { return None };
     let info = u32::from_ne_bytes(*data.get(8..)?.first_chunk()?);
     let mtu = u16::try_from(info).unwrap_or(u16::MAX);
@@ -95,16 +96,12 @@ fn parse_error(data: &[u8]) -> Option<Control> {
         libc::SO_EE_ORIGIN_ICMP => IcmpError::from_icmp(kind, code, mtu)?,
         libc::SO_EE_ORIGIN_ICMP6 => IcmpError::from_icmp6(kind, code, mtu)?,
         libc::SO_EE_ORIGIN_LOCAL if int(data, 0)? == libc::EMSGSIZE => {
-            IcmpError::FragmentationNeeded(mtu)
+            IcmpError::FragmentationNeeded(mtu.saturating_sub(longer))
         }
         _ => return None,
     };
     let from = data.get(EXTENDED_ERROR_LEN..).and_then(parse_address);
-    let from = match from.map(|address| address.ip()) {
-        Some(IpAddr::V4(from)) => Some(from),
-        Some(IpAddr::V6(_)) | None => None,
-    };
-    Some(Control::Error { error, from })
+    Some(Control::Error { error, from: from.map(|address| address.ip()) })
 }
 
 /// Reads a `sockaddr`.
@@ -293,7 +290,7 @@ mod tests {
         emit_address("203.0.113.7:0".parse().unwrap(), &mut offender);
         data[EXTENDED_ERROR_LEN..].copy_from_slice(&offender[..16]);
         let message = message(&[(libc::IPPROTO_IP, libc::IP_RECVERR, &data)]);
-        let from = Some(Ipv4Addr::new(203, 0, 113, 7));
+        let from = Some(Ipv4Addr::new(203, 0, 113, 7).into());
         assert_eq!(
             message.controls().collect::<Vec<_>>(),
             [Control::Error { error: IcmpError::TtlExceeded, from }]

@@ -5,12 +5,10 @@
 //! with who sent them (`IP_RECVERR`). A kernel that lacks one of these costs speed or detail only.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, connect, getsockname, ipproto, socket_with, sockopt,
-};
+use rustix::net::{SocketFlags, SocketType, connect, getsockname, ipproto, socket_with, sockopt};
 
 use super::ancillary::{Control, receive_message, send_message, set_option};
 use super::family;
@@ -24,23 +22,39 @@ const MAX_SEGMENTS: usize = 64;
 #[derive(Debug)]
 pub struct SysDatagram {
     fd: OwnedFd,
+    family: Family,
+}
+
+/// Whose options a socket has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(address: SocketAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 impl SysDatagram {
     pub(super) fn udp(to: SocketAddr) -> io::Result<Self> {
         let fd = socket_with(family(to), SocketType::DGRAM, FLAGS, Some(ipproto::UDP))?;
         connect(&fd, &to)?;
-        let socket = Self { fd };
-        socket.want_errors(to.is_ipv4());
+        let socket = Self { fd, family: Family::of(to) };
+        socket.want_errors();
         socket.want_trains();
         Ok(socket)
     }
 
-    pub(super) fn echo(to: Ipv4Addr) -> io::Result<Self> {
-        let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, Some(ipproto::ICMP))?;
-        connect(&fd, &SocketAddr::from((to, 0)))?;
-        let socket = Self { fd };
-        socket.want_errors(true);
+    pub(super) fn echo(to: IpAddr) -> io::Result<Self> {
+        let to = SocketAddr::new(to, 0);
+        let protocol = if to.is_ipv4() { ipproto::ICMP } else { ipproto::ICMPV6 };
+        let fd = socket_with(family(to), SocketType::DGRAM, FLAGS, Some(protocol))?;
+        connect(&fd, &to)?;
+        let socket = Self { fd, family: Family::of(to) };
+        socket.want_errors();
         Ok(socket)
     }
 
@@ -53,8 +67,8 @@ impl SysDatagram {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         rustix::io::ioctl_fionbio(&fd, true)?;
-        let socket = Self { fd };
-        socket.want_errors(bound.is_ipv4());
+        let socket = Self { fd, family: Family::of(bound) };
+        socket.want_errors();
         socket.want_trains();
         match bound {
             SocketAddr::V4(_) => socket.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
@@ -63,11 +77,10 @@ impl SysDatagram {
         Ok(socket)
     }
 
-    fn want_errors(&self, is_ipv4: bool) {
-        if is_ipv4 {
-            self.set(libc::IPPROTO_IP, libc::IP_RECVERR, 1);
-        } else {
-            self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1);
+    fn want_errors(&self) {
+        match self.family {
+            Family::V4 => self.set(libc::IPPROTO_IP, libc::IP_RECVERR, 1),
+            Family::V6 => self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
         }
     }
 
@@ -124,15 +137,28 @@ impl Datagram for SysDatagram {
     }
 
     fn set_fragmentation(&mut self, fragmentation: Fragmentation) {
-        let mode = match fragmentation {
-            Fragmentation::Allowed => libc::IP_PMTUDISC_DONT,
-            Fragmentation::Forbidden => libc::IP_PMTUDISC_DO,
-        };
-        self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, mode);
+        match (self.family, fragmentation) {
+            (Family::V4, Fragmentation::Allowed) => {
+                self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
+            }
+            (Family::V4, Fragmentation::Forbidden) => {
+                self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO);
+            }
+            // Only the host fragments: by what it knows of the path, or not at all.
+            (Family::V6, Fragmentation::Allowed) => {
+                self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT);
+            }
+            (Family::V6, Fragmentation::Forbidden) => {
+                self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO);
+            }
+        }
     }
 
     fn set_ttl(&mut self, ttl: u8) {
-        self.set(libc::IPPROTO_IP, libc::IP_TTL, ttl.into());
+        match self.family {
+            Family::V4 => self.set(libc::IPPROTO_IP, libc::IP_TTL, ttl.into()),
+            Family::V6 => self.set(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl.into()),
+        }
     }
 
     fn take_bounce(&mut self, quote: &mut [u8]) -> Option<Bounce> {
@@ -152,7 +178,7 @@ impl Datagram for SysDatagram {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, UdpSocket};
     use std::time::Duration;
 
     use super::*;
@@ -238,17 +264,48 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         let bounce = socket.take_bounce(&mut []).unwrap();
         assert_eq!(bounce.error, IcmpError::PortUnreachable);
-        assert_eq!(bounce.from, Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(bounce.from, Some(Ipv4Addr::LOCALHOST.into()));
         assert_eq!(bounce.to, Some(closed));
         assert_eq!(socket.take_bounce(&mut []), None);
+    }
+
+    #[test]
+    fn an_ipv6_socket_takes_the_options_of_its_family() {
+        let Ok(server) = UdpSocket::bind("[::1]:0") else {
+            return eprintln!("skipped: this machine has no IPv6");
+        };
+        server.set_read_timeout(PATIENCE).unwrap();
+        let mut socket = SysDatagram::udp(server.local_addr().unwrap()).unwrap();
+        for fragmentation in [Fragmentation::Forbidden, Fragmentation::Allowed] {
+            socket.set_fragmentation(fragmentation);
+            socket.set_ttl(9);
+            socket.send(b"over six", None, None).unwrap();
+            let mut buffer = [0; 16];
+            assert_eq!(server.recv(&mut buffer).unwrap(), 8);
+        }
+        let closed = server.local_addr().unwrap();
+        drop(server);
+        socket.send(b"x", None, None).unwrap();
+        let bounce = loop {
+            if let Some(bounce) = socket.take_bounce(&mut []) {
+                break bounce;
+            }
+        };
+        assert_eq!(bounce.error, IcmpError::PortUnreachable);
+        assert_eq!((bounce.from, bounce.to), (Some(closed.ip()), Some(closed)));
     }
 
     #[test]
     fn what_is_no_bound_udp_socket_is_refused() {
         let stream = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert!(SysDatagram::published(stream.into()).is_err());
-        let unbound =
-            socket_with(AddressFamily::INET, SocketType::DGRAM, FLAGS, Some(ipproto::UDP)).unwrap();
+        let unbound = socket_with(
+            rustix::net::AddressFamily::INET,
+            SocketType::DGRAM,
+            FLAGS,
+            Some(ipproto::UDP),
+        )
+        .unwrap();
         assert!(SysDatagram::published(unbound).is_err());
     }
 }

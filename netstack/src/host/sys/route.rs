@@ -2,7 +2,7 @@
 //! privilege. The kernel is asked for each new destination, so the answer is never stale.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{
@@ -21,8 +21,8 @@ const RTN_LOCAL: u8 = 2;
 const RTN_BROADCAST: u8 = 3;
 const RTN_ANYCAST: u8 = 4;
 const RTN_MULTICAST: u8 = 5;
-/// nlmsghdr, rtmsg, and one attribute of four bytes.
-const REQUEST_LEN: usize = 16 + 12 + 8;
+/// nlmsghdr, rtmsg, and the header of one attribute.
+const REQUEST_LEN: usize = 16 + 12 + 4;
 
 /// A netlink socket for route look-ups.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl RouteQuery {
     }
 
     /// Where the host would send a packet to `to`. A question that fails is answered `Unreachable`.
-    pub fn ask(&mut self, to: Ipv4Addr) -> Route {
+    pub fn ask(&mut self, to: IpAddr) -> Route {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request(to, self.sequence);
         if send(&self.socket, &request, SendFlags::empty()).is_err() {
@@ -63,17 +63,23 @@ impl RouteQuery {
     }
 }
 
-fn request(to: Ipv4Addr, sequence: u32) -> [u8; REQUEST_LEN] {
-    let mut bytes = [0; REQUEST_LEN];
-    bytes[0..4].copy_from_slice(&36u32.to_ne_bytes());
+fn request(to: IpAddr, sequence: u32) -> Vec<u8> {
+    let (family, address) = match to {
+        IpAddr::V4(to) => (libc::AF_INET, to.octets().to_vec()),
+        IpAddr::V6(to) => (libc::AF_INET6, to.octets().to_vec()),
+    };
+    let len = |len: usize| u16::try_from(len).expect("an address is short");
+    let mut bytes = vec![0; REQUEST_LEN];
+    bytes[0..4].copy_from_slice(&u32::from(len(REQUEST_LEN + address.len())).to_ne_bytes());
     bytes[4..6].copy_from_slice(&RTM_GETROUTE.to_ne_bytes());
     bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-    bytes[16] = 2; // AF_INET
-    bytes[17] = 32; // all bits of the destination
-    bytes[28..30].copy_from_slice(&8u16.to_ne_bytes());
+    bytes[16] = u8::try_from(family).expect("address families are small");
+    // All bits of the destination.
+    bytes[17] = u8::try_from(8 * address.len()).expect("at most 128");
+    bytes[28..30].copy_from_slice(&len(4 + address.len()).to_ne_bytes());
     bytes[30..32].copy_from_slice(&RTA_DST.to_ne_bytes());
-    bytes[32..36].copy_from_slice(&to.octets());
+    bytes.extend_from_slice(&address);
     bytes
 }
 
@@ -102,7 +108,8 @@ mod tests {
     #[test]
     fn the_hosts_own_addresses_are_local() {
         let mut query = RouteQuery::new().unwrap();
-        assert_eq!(query.ask(Ipv4Addr::LOCALHOST), Route::Local);
-        assert_eq!(query.ask(Ipv4Addr::new(127, 9, 9, 9)), Route::Local);
+        for local in ["127.0.0.1", "127.9.9.9", "::1"] {
+            assert_eq!(query.ask(local.parse().unwrap()), Route::Local, "{local}");
+        }
     }
 }

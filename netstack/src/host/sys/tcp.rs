@@ -1,7 +1,7 @@
 //! TCP sockets of the host.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -103,16 +103,16 @@ impl AsFd for SysListener {
 impl Listener for SysListener {
     type Stream = SysStream;
 
-    fn accept(&mut self) -> io::Result<(SysStream, SocketAddrV4)> {
+    fn accept(&mut self) -> io::Result<(SysStream, SocketAddr)> {
         let (fd, address) = acceptfrom_with(&self.fd, FLAGS)?;
         let client = match address.and_then(|address| SocketAddr::try_from(address).ok()) {
-            Some(SocketAddr::V4(client)) => client,
             Some(SocketAddr::V6(client)) => match client.ip().to_ipv4_mapped() {
-                Some(ip) => SocketAddrV4::new(ip, client.port()),
-                // Another family: the workload will see the gateway.
-                None => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, client.port()),
+                Some(ip) => SocketAddr::new(IpAddr::V4(ip), client.port()),
+                None => SocketAddr::V6(client),
             },
-            None => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+            Some(client) => client,
+            // Nobody: the workload will see the gateway.
+            None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         };
         Ok((SysStream::tuned(fd), client))
     }
