@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
+use crate::capture::{Capture, CaptureRequest};
 use crate::error::{ErrorBody, ErrorCode};
+use crate::flow::Flows;
 use crate::network::{CreateNetwork, Network, NetworkSummary, Pruned, Removed};
 use crate::published_port::{AddPort, PublishedPort, RemovePort};
 use crate::status::{Status, StopDaemon, Version};
@@ -104,6 +108,40 @@ impl Client {
     pub async fn stop(&self, request: &StopDaemon) -> Result<(), ClientError> {
         self.call::<serde_json::Value>(Method::POST, "/v1/daemon/stop", Some(request)).await?;
         Ok(())
+    }
+
+    /// What is counted, in the text form of Prometheus.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let text = async {
+            let (response, connection) = self.send(Method::GET, "/v1/metrics", None::<&()>).await?;
+            let whole = whole(response, &connection).await?;
+            if whole.status.is_success() {
+                return Ok(String::from_utf8_lossy(&whole.bytes).into_owned());
+            }
+            Err(whole.refusal())
+        };
+        tokio::time::timeout(PATIENCE, text).await.map_err(|_| ClientError::TimedOut)?
+    }
+
+    /// The flows that live now, of one workload or of all.
+    pub async fn flows(&self, workload: Option<&str>) -> Result<Flows, ClientError> {
+        match workload {
+            Some(name) => self.get(&format!("/v1/workloads/{}/flows", segment(name))).await,
+            None => self.get("/v1/flows").await,
+        }
+    }
+
+    /// Begins a capture, which goes on for as long as it is read.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<Capture, ClientError> {
+        let begun = async {
+            let (response, connection) =
+                self.send(Method::POST, "/v1/capture", Some(request)).await?;
+            if response.status().is_success() {
+                return Ok(Capture::new(response.into_body(), connection));
+            }
+            Err(whole(response, &connection).await?.refusal())
+        };
+        tokio::time::timeout(PATIENCE, begun).await.map_err(|_| ClientError::TimedOut)?
     }
 
     /// All workloads, oldest first.
@@ -210,12 +248,22 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<(Creation, A), ClientError> {
+        let (response, connection) = self.send(method, path, body).await?;
+        whole(response, &connection).await?.understand()
+    }
+
+    /// Sends a request, and answers the head of the response with the task that its body comes by.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<(Response<Incoming>, JoinHandle<Result<(), hyper::Error>>), ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the sender, at the end of this function.
         let connection = tokio::spawn(connection);
         let body = match body {
             Some(value) => serde_json::to_vec(value).expect("our own shapes are always JSON"),
@@ -229,20 +277,34 @@ impl Client {
             .header(VERSION_HEADER, VERSION)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| ClientError::Answer(error.to_string()))?;
-        let response = sender.send_request(request).await?;
-        let daemon = response
-            .headers()
-            .get(VERSION_HEADER)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| ClientError::Answer(error.to_string()))?
-            .to_bytes();
-        connection.abort();
-        understand(status, daemon, &bytes)
+        Ok((sender.send_request(request).await?, connection))
     }
+}
+
+/// A response that has been read.
+struct Whole {
+    status: StatusCode,
+    daemon: Option<String>,
+    bytes: Bytes,
+}
+
+/// Reads a response whole, and ends its connection.
+async fn whole(
+    response: Response<Incoming>,
+    connection: &JoinHandle<Result<(), hyper::Error>>,
+) -> Result<Whole, ClientError> {
+    let daemon = response
+        .headers()
+        .get(VERSION_HEADER)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let status = response.status();
+    let bytes = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| ClientError::Answer(error.to_string()))?
+        .to_bytes();
+    connection.abort();
+    Ok(Whole { status, daemon, bytes })
 }
 
 /// Whether something in use is removed too.
@@ -263,28 +325,32 @@ impl Force {
     }
 }
 
-fn understand<A: DeserializeOwned>(
-    status: StatusCode,
-    daemon: Option<String>,
-    bytes: &[u8],
-) -> Result<(Creation, A), ClientError> {
-    if status.is_success() {
+impl Whole {
+    fn understand<A: DeserializeOwned>(self) -> Result<(Creation, A), ClientError> {
+        if !self.status.is_success() {
+            return Err(self.refusal());
+        }
         let answer =
-            serde_json::from_slice(bytes).map_err(|e| ClientError::Answer(e.to_string()))?;
+            serde_json::from_slice(&self.bytes).map_err(|e| ClientError::Answer(e.to_string()))?;
         let creation =
-            if status == StatusCode::CREATED { Creation::New } else { Creation::Existing };
-        return Ok((creation, answer));
+            if self.status == StatusCode::CREATED { Creation::New } else { Creation::Existing };
+        Ok((creation, answer))
     }
-    let daemon = daemon.unwrap_or_else(|| "unknown".to_owned());
-    match serde_json::from_slice::<ErrorBody>(bytes) {
-        Ok(ErrorBody { error }) if error.code == ErrorCode::VersionSkew => {
-            Err(ClientError::VersionSkew { daemon })
+
+    fn refusal(self) -> ClientError {
+        let daemon = self.daemon.unwrap_or_else(|| "unknown".to_owned());
+        match serde_json::from_slice::<ErrorBody>(&self.bytes) {
+            Ok(ErrorBody { error }) if error.code == ErrorCode::VersionSkew => {
+                ClientError::VersionSkew { daemon }
+            }
+            Ok(ErrorBody { error }) => {
+                ClientError::Refused { code: error.code, message: error.message }
+            }
+            Err(_) if daemon != VERSION => ClientError::VersionSkew { daemon },
+            Err(_) => {
+                ClientError::Answer(format!("HTTP status {} without an error body", self.status))
+            }
         }
-        Ok(ErrorBody { error }) => {
-            Err(ClientError::Refused { code: error.code, message: error.message })
-        }
-        Err(_) if daemon != VERSION => Err(ClientError::VersionSkew { daemon }),
-        Err(_) => Err(ClientError::Answer(format!("HTTP status {status} without an error body"))),
     }
 }
 
@@ -313,8 +379,9 @@ mod tests {
     #[test]
     fn a_daemon_of_another_version_is_named_with_the_remedy() {
         let body = br#"{"error":{"code":"version_skew","message":"x"}}"#;
-        let error =
-            understand::<Version>(StatusCode::CONFLICT, Some("9.9.9".into()), body).unwrap_err();
+        let (status, bytes) = (StatusCode::CONFLICT, Bytes::from_static(body));
+        let whole = Whole { status, daemon: Some("9.9.9".into()), bytes };
+        let error = whole.understand::<Version>().unwrap_err();
         assert!(error.to_string().contains("running daemon is 9.9.9"), "{error}");
         assert!(error.to_string().contains("lichen daemon restart"), "{error}");
     }
@@ -322,7 +389,8 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_code_and_its_message() {
         let body = br#"{"error":{"code":"not_found","message":"no network `x`"}}"#;
-        let error = understand::<Version>(StatusCode::NOT_FOUND, None, body).unwrap_err();
+        let (status, bytes) = (StatusCode::NOT_FOUND, Bytes::from_static(body));
+        let error = Whole { status, daemon: None, bytes }.understand::<Version>().unwrap_err();
         assert!(matches!(error, ClientError::Refused { code: ErrorCode::NotFound, .. }));
         assert_eq!(error.to_string(), "no network `x`");
     }

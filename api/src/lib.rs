@@ -6,19 +6,25 @@
 //!
 //! Deliberately absent: what the values mean. The daemon decides that; this crate knows no sibling.
 
+mod capture;
 mod client;
 mod directories;
+mod drops;
 mod error;
+mod flow;
 mod network;
 mod published_port;
 mod status;
 mod workload;
 
+pub use capture::{Capture, CaptureRequest, MAX_SNAPLEN};
 pub use client::{Client, ClientError, Creation, Force};
 pub use directories::{
     Directories, DirectoryError, MAX_SOCKET_PATH, RuntimeDirectory, StateDirectory,
 };
+pub use drops::{DropExplanation, drop_explanations};
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
+pub use flow::{Flow, FlowProtocol, FlowState, Flows};
 pub use network::{
     ConfigFrom, Container, CreateNetwork, Ipam, IpamConfig, Network, NetworkSummary, Pruned,
     Removed,

@@ -50,7 +50,10 @@ pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 async fn dispatch(command: &Command, output: Output) -> Outcome {
-    use commands::{attach, completions, network, port, ps, service, status};
+    use commands::{
+        attach, capture, completions, explain, flows, metrics, network, port, ps, service, status,
+        top,
+    };
     match command {
         Command::Run(_) => unreachable!("run is not asynchronous; main takes it"),
         Command::Vm(command) => commands::vm::vm(command, output).await,
@@ -60,6 +63,11 @@ async fn dispatch(command: &Command, output: Output) -> Outcome {
         Command::Logs(logs) => commands::logs::logs(logs).await,
         Command::Network(command) => network::network(command, output).await,
         Command::Port(command) => port::port(command, output).await,
+        Command::Top => top::top(output).await,
+        Command::Flows(flows) => flows::flows(flows, output).await,
+        Command::Capture(capture) => capture::capture(capture).await,
+        Command::Metrics(metrics) => metrics::metrics(metrics).await,
+        Command::Explain(command) => explain::explain(command, output),
         Command::Status => status::status(output).await,
         Command::Version => status::version(output).await,
         Command::Daemon(daemon) => match &daemon.command {

@@ -72,6 +72,19 @@ pub enum Command {
     },
     /// Answered by [`Answer::Statistics`].
     Statistics,
+    /// Answered by [`Answer::Flows`].
+    Flows {
+        /// Of which port; left out, of all.
+        port: Option<PortId>,
+    },
+    /// Writes every frame of these ports, from now on, to the pipe that comes with it, as pcapng. Ends when
+    /// nobody reads the pipe any more. Ports that are not there are left out.
+    Capture {
+        /// Which ports.
+        ports: Vec<PortId>,
+        /// Most bytes kept of each frame.
+        snaplen: u32,
+    },
     /// Reset every flow, close every port, and end the process.
     Stop,
 }
@@ -237,6 +250,8 @@ pub enum Answer {
     Inventory(Inventory),
     /// To [`Command::Statistics`].
     Statistics(Statistics),
+    /// To [`Command::Flows`].
+    Flows(Flows),
     /// The command was refused; nothing changed.
     Refused {
         /// What was wrong and what to do.
@@ -322,6 +337,69 @@ pub struct Budget {
     pub used: u64,
     /// Never exceeded.
     pub cap: u64,
+}
+
+/// Most rows of a [`Flows`]: as many as one port may have of TCP, and less than a message holds.
+pub const MAX_FLOW_ROWS: usize = 4096;
+
+/// Flows that live now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flows {
+    /// At most [`MAX_FLOW_ROWS`].
+    pub rows: Vec<FlowRow>,
+    /// How many more there are.
+    pub left_out: u64,
+}
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowRow {
+    /// Whose.
+    pub port: u32,
+    /// Which protocol.
+    pub protocol: FlowProtocol,
+    /// The guest's end; of a ping its identifier is the port.
+    pub guest: SocketAddr,
+    /// The other end as the guest sees it.
+    pub remote: SocketAddr,
+    /// Where it stands.
+    pub state: FlowState,
+    /// Seconds since something of it last came: of TCP from the guest, of others from either side.
+    pub idle: u64,
+    /// Bytes of payload handed to the host.
+    pub from_guest: u64,
+    /// Bytes of payload taken from the host.
+    pub to_guest: u64,
+}
+
+/// What a flow speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowProtocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// Echo, RFC 792.
+    Icmp,
+}
+
+/// Where a flow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowState {
+    /// The host connects, and the guest waits.
+    Connecting,
+    /// The guest's side is not established yet.
+    Opening,
+    /// Both sides are there.
+    Established,
+    /// One side has finished, or both.
+    Closing,
+    /// Of datagrams, which have no other state.
+    Open,
 }
 
 /// From the datapath to control, whenever it happens.

@@ -17,6 +17,7 @@ use crate::host::PublishedSocket;
 use crate::host::sys::{SysDatagram, SysListener};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Port;
+use crate::port::recording::Recorder;
 use crate::switch::directory::{Directory, Location};
 use crate::worker::WorkerCommand;
 use crate::worker::event_loop::WorkerHandle;
@@ -186,6 +187,24 @@ impl<A: Attacher> Datapath<A> {
         self.worker.send(WorkerCommand::Statistics);
     }
 
+    /// Asks the worker for the flows of a port, or of all; they come as an event.
+    pub fn request_flows(&self, port: Option<PortId>) {
+        self.worker.send(WorkerCommand::Flows { port });
+    }
+
+    /// A port's definition.
+    pub fn port(&self, port: PortId) -> Option<&PortSpec> {
+        self.ports.get(&port).map(|placed| &placed.spec)
+    }
+
+    /// Shows every frame of a port, from now on, to `recorder`.
+    pub fn record(&self, port: PortId, recorder: Box<dyn Recorder>) {
+        if let Some(placed) = self.ports.get(&port) {
+            let slot = placed.slot;
+            self.worker.send(WorkerCommand::Record { slot, port, recorder });
+        }
+    }
+
     /// Carries out a command that changes something; others are answered by who owns the link.
     pub fn handle_command(
         &mut self,
@@ -206,6 +225,8 @@ impl<A: Attacher> Datapath<A> {
             }
             Command::Stop => self.worker.send(WorkerCommand::Stop),
             Command::Hello { .. }
+            | Command::Flows { .. }
+            | Command::Capture { .. }
             | Command::Inventory
             | Command::TakeListener { .. }
             | Command::TakeSocket { .. }

@@ -1,10 +1,12 @@
 //! What can be typed.
 
 mod allow_host;
+mod observe;
 mod place;
 mod publish;
 mod vm;
 
+pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
 pub(crate) use vm::{AddVm, Attach as VmAttach, RmVm, RunVm, VmCommand, VmPlace};
 
@@ -61,7 +63,7 @@ impl Command {
             Self::Run(run) => !run.detach,
             Self::Vm(VmCommand::Run(_)) => true,
             Self::Daemon(daemon) => daemon.command.is_none(),
-            Self::Logs(_) | Self::Completions(_) => true,
+            Self::Logs(_) | Self::Completions(_) | Self::Metrics(_) | Self::Capture(_) => true,
             _ => false,
         }
     }
@@ -92,6 +94,24 @@ pub(crate) enum Command {
     /// Show how daemon and datapath are
     #[command(after_help = "Examples:\n  lichen status\n  lichen status -o json")]
     Status,
+    /// Show what each workload carries and drops, every second
+    #[command(
+        after_help = "It ends with q or Ctrl-C. Led into a file or a program it shows one second and ends.
+
+Examples:
+  lichen top
+  lichen top -o json"
+    )]
+    Top,
+    /// List flows: who speaks with whom outside, now
+    Flows(Flows),
+    /// Record frames as they pass, as pcapng
+    Capture(Capture),
+    /// Print counters and gauges in the text form of Prometheus
+    Metrics(Metrics),
+    /// Explain what is counted
+    #[command(subcommand)]
+    Explain(ExplainCommand),
     /// Run the daemon in the foreground, or stop or restart it
     Daemon(Daemon),
     /// Manage the systemd user service

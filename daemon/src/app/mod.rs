@@ -3,6 +3,9 @@
 //! **State first**: every change is written, then applied by [`crate::reconcile`]; what a method answers
 //! about how things are is what the reconciler saw. **Idempotent**: saying the same again is fine.
 
+mod capture;
+mod flows;
+mod metrics;
 mod networks;
 mod ports;
 mod refusal;

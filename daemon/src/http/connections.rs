@@ -18,13 +18,13 @@ pub(super) struct Connections(VecDeque<(AbortHandle, Arc<Activity>)>);
 pub(super) struct Activity(AtomicUsize);
 
 /// Counts as one request until dropped.
-pub(super) struct Busy<'a>(&'a Activity);
+pub(super) struct Busy(Arc<Activity>);
 
 impl Activity {
     /// One more request is being answered.
-    pub(super) fn busy(&self) -> Busy<'_> {
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Busy(self)
+        Busy(Arc::clone(self))
     }
 
     fn is_idle(&self) -> bool {
@@ -32,7 +32,7 @@ impl Activity {
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,6 @@
 //! The API's HTTP: who may speak, how much, how long; and which path means which method of [`App`].
 
+mod body;
 mod connections;
 mod peer;
 mod request;
@@ -16,8 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::app::{App, Refusal};
+use body::Body;
 use connections::Connections;
-use request::{Body, answer_refusal};
+use request::answer_refusal;
 
 /// Longest wait for the head of a request, and so for an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -45,8 +47,10 @@ async fn serve_connection(stream: UnixStream, app: Arc<App>, activity: Arc<conne
         let (app, judged, activity) =
             (Arc::clone(&app), Arc::clone(&judged), Arc::clone(&activity));
         async move {
-            let _busy = activity.busy();
-            Ok::<_, Infallible>(respond(request, app, &judged).await)
+            let busy = activity.busy();
+            let response = respond(request, app, &judged).await;
+            // A capture is being answered for as long as it is read.
+            Ok::<_, Infallible>(response.map(|body| body.with(busy)))
         }
     });
     let served = hyper::server::conn::http1::Builder::new()

@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use lichen_api::{ErrorCode, MAX_REQUEST_BODY, VERSION, VERSION_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::body::Body;
 use crate::app::Refusal;
-
-/// Every answer is short and whole.
-pub(super) type Body = Full<Bytes>;
 
 /// Longest wait for the body.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
@@ -115,11 +113,16 @@ fn decode(segment: &str) -> Option<String> {
 /// A JSON answer.
 pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(value).expect("our own shapes are always JSON");
+    answer_as("application/json", status, body.into())
+}
+
+/// An answer of that type.
+pub(super) fn answer_as(kind: &'static str, status: StatusCode, body: Body) -> Response<Body> {
     Response::builder()
         .status(status)
-        .header("content-type", "application/json")
+        .header("content-type", kind)
         .header(VERSION_HEADER, VERSION)
-        .body(Full::new(Bytes::from(body)))
+        .body(body)
         .expect("constant headers are valid")
 }
 

@@ -6,7 +6,8 @@ use hyper::{Method, Response, StatusCode};
 use lichen_api::{Creation, ErrorCode};
 use serde::Serialize;
 
-use super::request::{Body, Call, answer, answer_refusal};
+use super::body::Body;
+use super::request::{Call, answer, answer_as, answer_refusal};
 use crate::app::{App, Refusal, Running};
 use crate::state::InUse;
 
@@ -16,9 +17,13 @@ pub(super) async fn route(app: Arc<App>, call: Call) -> Response<Body> {
     let result = match path.as_slice() {
         ["version"] => version(&app, &call),
         ["status"] => status(&app, &call).await,
+        ["metrics"] => metrics(&app, &call).await,
+        ["flows"] => flows(&app, &call, None).await,
+        ["capture"] => capture(&app, &call).await,
         ["daemon", "stop"] => stop(&app, &call).await,
         ["workloads"] => workloads(&app, &call).await,
         ["workloads", name] => workload(&app, &call, name).await,
+        ["workloads", name, "flows"] => flows(&app, &call, Some(name)).await,
         ["workloads", name, "attach"] => attach(&app, &call, name).await,
         ["networks"] => networks(&app, &call).await,
         // A network's name is a single label, so this takes nothing from `networks/NAME`.
@@ -30,6 +35,9 @@ pub(super) async fn route(app: Arc<App>, call: Call) -> Response<Body> {
     };
     result.unwrap_or_else(answer_refusal)
 }
+
+/// The text form of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Answered = Result<Response<Body>, Refusal>;
 
@@ -44,6 +52,33 @@ async fn status(app: &App, call: &Call) -> Answered {
     match call.method {
         Method::GET => ok(app.status().await),
         _ => not_allowed("GET"),
+    }
+}
+
+async fn metrics(app: &App, call: &Call) -> Answered {
+    match call.method {
+        Method::GET => {
+            let text = app.metrics().await?;
+            Ok(answer_as(METRICS, StatusCode::OK, text.into_bytes().into()))
+        }
+        _ => not_allowed("GET"),
+    }
+}
+
+async fn flows(app: &App, call: &Call, workload: Option<&str>) -> Answered {
+    match call.method {
+        Method::GET => ok(app.flows(workload.map(str::to_owned)).await),
+        _ => not_allowed("GET"),
+    }
+}
+
+async fn capture(app: &App, call: &Call) -> Answered {
+    match call.method {
+        Method::POST => {
+            let pipe = app.capture(call.json()?).await?;
+            Ok(answer_as("application/x-pcapng", StatusCode::OK, pipe.into()))
+        }
+        _ => not_allowed("POST"),
     }
 }
 

@@ -5,13 +5,13 @@
 //! forgotten once is not forgotten for ever.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lichen_api::{DatapathState, StopScope};
-use lichen_netstack::command::{Answer, Command, Event, LinkState, PortLink, Statistics};
+use lichen_netstack::command::{Answer, Command, Event, Flows, LinkState, PortLink, Statistics};
 use lichen_netstack::ids::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -42,7 +42,7 @@ enum Input {
     Sync(oneshot::Sender<()>),
     Resolvers(Vec<SocketAddr>),
     Unasked(u64, Unasked),
-    Statistics(oneshot::Sender<Option<Statistics>>),
+    Question(Command, Option<OwnedFd>, oneshot::Sender<Answer>),
     Stop(StopScope, oneshot::Sender<()>),
 }
 
@@ -69,9 +69,39 @@ impl Reconciler {
 
     /// What the datapath has counted; `None` when it does not answer.
     pub async fn statistics(&self) -> Option<Statistics> {
+        match self.question(Command::Statistics, None).await {
+            Some(Answer::Statistics(statistics)) => Some(statistics),
+            _ => None,
+        }
+    }
+
+    /// The flows of a port, or of all; `None` when the datapath does not answer.
+    pub async fn flows(&self, port: Option<PortId>) -> Option<Flows> {
+        match self.question(Command::Flows { port }, None).await {
+            Some(Answer::Flows(flows)) => Some(flows),
+            _ => None,
+        }
+    }
+
+    /// Has the frames of these ports written into a pipe, or says why not.
+    pub async fn capture(
+        &self,
+        ports: Vec<PortId>,
+        snaplen: u32,
+        pipe: OwnedFd,
+    ) -> Result<(), String> {
+        match self.question(Command::Capture { ports, snaplen }, Some(pipe)).await {
+            Some(Answer::Done) => Ok(()),
+            Some(Answer::Refused { reason }) => Err(reason),
+            _ => Err("the datapath does not answer; see: lichen status".to_owned()),
+        }
+    }
+
+    /// Asks what changes nothing of what should be; `None` when there is no datapath to answer.
+    async fn question(&self, command: Command, descriptor: Option<OwnedFd>) -> Option<Answer> {
         let (answer, receiver) = oneshot::channel();
-        self.inputs.send(Input::Statistics(answer)).ok()?;
-        receiver.await.ok().flatten()
+        self.inputs.send(Input::Question(command, descriptor, answer)).ok()?;
+        receiver.await.ok()
     }
 
     /// Ends the worker, and the datapath when the scope says so.
@@ -196,8 +226,11 @@ impl Running {
             Input::Unasked(generation, _) if generation != self.generation => {}
             Input::Unasked(_, Unasked::Closed) => self.lose("the datapath closed the link"),
             Input::Unasked(_, Unasked::Event(event)) => self.handle_event(event),
-            Input::Statistics(answer) => {
-                let _ = answer.send(self.statistics());
+            Input::Question(command, descriptor, answer) => {
+                // Dropped unanswered when there is no datapath; who asked may have gone.
+                if let Some(said) = self.question(&command, descriptor) {
+                    let _ = answer.send(said);
+                }
             }
             Input::Stop(scope, done) => {
                 if scope == StopScope::Everything {
@@ -368,13 +401,15 @@ impl Running {
         }
     }
 
-    fn statistics(&mut self) -> Option<Statistics> {
+    fn question(&mut self, command: &Command, descriptor: Option<OwnedFd>) -> Option<Answer> {
         let connection = self.connection.as_mut()?;
-        match connection.applier.link().ask(&Command::Statistics, None) {
-            Ok(Answer::Statistics(statistics)) => Some(statistics),
-            Ok(other) => {
-                tracing::error!(?other, "not an answer to a question for statistics");
-                None
+        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+        match connection.applier.link().ask(command, descriptor) {
+            Ok(answer) => {
+                if let Answer::Refused { reason } = &answer {
+                    tracing::warn!(?command, reason, "the datapath refused");
+                }
+                Some(answer)
             }
             Err(error) => {
                 self.lose(&chain(&error));

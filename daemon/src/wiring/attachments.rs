@@ -10,6 +10,7 @@ use lichen_netstack::command::{Attachment, LinkState, PortSpec};
 use lichen_netstack::counters::Counters;
 use lichen_netstack::datapath::Attacher;
 use lichen_netstack::ids::PortId;
+use lichen_netstack::port::recording::{Recorder, Recording};
 use lichen_netstack::port::tap::Tap;
 use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
@@ -32,6 +33,8 @@ pub enum Attached {
     UnixStream(Box<UnixStreamPort>),
     /// As datagrams.
     UnixDatagram(Box<UnixDatagramPort>),
+    /// However they come, while somebody records them.
+    Recorded(Box<Recording<Attached>>),
     /// Not at all, until a guest connects.
     Unplugged,
 }
@@ -44,6 +47,7 @@ macro_rules! each {
             Attached::VhostUser($io) => $call,
             Attached::UnixStream($io) => $call,
             Attached::UnixDatagram($io) => $call,
+            Attached::Recorded($io) => $call,
             Attached::Unplugged => $unplugged,
         }
     };
@@ -65,6 +69,35 @@ impl Port for Attached {
 
     fn flush(&mut self, counters: &mut Counters) {
         each!(self, io => io.flush(counters), {});
+        if let Self::Recorded(recording) = self
+            && recording.is_over()
+        {
+            self.take_recorders();
+        }
+    }
+
+    fn record(&mut self, recorder: Box<dyn Recorder>) {
+        if !matches!(self, Self::Recorded(_)) {
+            let plain = std::mem::replace(self, Self::Unplugged);
+            *self = Self::Recorded(Box::new(Recording::new(plain)));
+        }
+        if let Self::Recorded(recording) = self {
+            recording.record(recorder);
+        }
+    }
+
+    fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
+        match std::mem::replace(self, Self::Unplugged) {
+            Self::Recorded(mut recording) => {
+                let recorders = recording.take_recorders();
+                *self = recording.into_port();
+                recorders
+            }
+            plain => {
+                *self = plain;
+                Vec::new()
+            }
+        }
     }
 
     fn offloads(&self) -> Offloads {

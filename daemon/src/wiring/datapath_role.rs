@@ -14,13 +14,16 @@ use std::thread;
 use std::time::Duration;
 
 use lichen_api::RuntimeDirectory;
-use lichen_netstack::command::{Answer, Command, Event, LinkState, PROTOCOL, Statistics};
+use lichen_netstack::command::{
+    Answer, Command, Event, Flows, LinkState, PROTOCOL, PortSpec, Statistics,
+};
 use lichen_netstack::datapath::{CommandError, Datapath};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 
 use super::attachments::Attachments;
+use super::capture;
 use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
@@ -28,8 +31,8 @@ use crate::causes::chain;
 
 /// A control that does not read for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the worker may take to tell its counters.
-const STATISTICS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the worker may take to tell its counters, or its flows.
+const WORKER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role until it is told to stop.
 pub fn main() -> ExitCode {
@@ -77,10 +80,10 @@ fn run() -> Result<(), RoleError> {
     })
     .map_err(RoleError::Worker)?;
     let datapath = Datapath::new(handle, attachments);
-    let (statistics, counted) = mpsc::channel();
+    let (counts, counted) = mpsc::channel();
     let shared = Arc::new(Shared { datapath: Mutex::new(datapath), control: Mutex::new(None) });
     let for_events = Arc::clone(&shared);
-    thread::spawn(move || for_events.forward_events(&told, &statistics));
+    thread::spawn(move || for_events.forward_events(&told, &counts));
     thread::spawn(move || shared.accept(&listener, &counted));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), descriptors, "the datapath runs");
     let result = worker.run(move |event| {
@@ -102,6 +105,12 @@ fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+/// What the worker has counted, when it was asked.
+enum Counted {
+    Statistics(Statistics),
+    Flows(Flows),
 }
 
 /// What the datapath's own threads tell.
@@ -126,7 +135,7 @@ impl Shared {
         self.control.lock().expect("sending does not panic")
     }
 
-    fn accept(&self, listener: &UnixListener, counted: &mpsc::Receiver<Statistics>) {
+    fn accept(&self, listener: &UnixListener, counted: &mpsc::Receiver<Counted>) {
         for stream in listener.incoming() {
             let served = stream.map_err(LinkError::Io).and_then(|stream| {
                 if !is_own_user(&stream) {
@@ -147,7 +156,7 @@ impl Shared {
     fn serve(
         &self,
         stream: UnixStream,
-        counted: &mpsc::Receiver<Statistics>,
+        counted: &mpsc::Receiver<Counted>,
     ) -> Result<(), LinkError> {
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         let link = Link::new(stream);
@@ -157,7 +166,7 @@ impl Shared {
         result
     }
 
-    fn converse(&self, link: &Link, counted: &mpsc::Receiver<Statistics>) -> Result<(), LinkError> {
+    fn converse(&self, link: &Link, counted: &mpsc::Receiver<Counted>) -> Result<(), LinkError> {
         while let Some(message) = link.receive()? {
             let (answer, descriptor) = match serde_json::from_slice::<Command>(&message.body) {
                 Ok(Command::TakeListener { forward }) => taken(self.datapath().listener(forward)),
@@ -179,7 +188,7 @@ impl Shared {
         &self,
         command: Command,
         descriptor: Option<OwnedFd>,
-        counted: &mpsc::Receiver<Statistics>,
+        counted: &mpsc::Receiver<Counted>,
     ) -> Answer {
         match command {
             Command::Hello { protocol, version } => hello(protocol, &version),
@@ -187,13 +196,14 @@ impl Shared {
             Command::Statistics => {
                 while counted.try_recv().is_ok() {}
                 self.datapath().request_statistics();
-                match counted.recv_timeout(STATISTICS_PATIENCE) {
-                    Ok(statistics) => Answer::Statistics(statistics),
-                    Err(_) => {
-                        Answer::Refused { reason: "the worker did not answer in time".into() }
-                    }
-                }
+                counts(counted)
             }
+            Command::Flows { port } => {
+                while counted.try_recv().is_ok() {}
+                self.datapath().request_flows(port);
+                counts(counted)
+            }
+            Command::Capture { ports, snaplen } => self.capture(&ports, snaplen, descriptor),
             command => match self.datapath().handle_command(command, descriptor) {
                 Ok(()) => Answer::Done,
                 Err(error) => Answer::Refused { reason: chain(&error) },
@@ -201,7 +211,30 @@ impl Shared {
         }
     }
 
-    fn forward_events(&self, told: &mpsc::Receiver<Told>, statistics: &mpsc::Sender<Statistics>) {
+    fn capture(&self, ports: &[PortId], snaplen: u32, pipe: Option<OwnedFd>) -> Answer {
+        let Some(pipe) = pipe else {
+            return Answer::Refused { reason: chain(&CommandError::NoDescriptor) };
+        };
+        let datapath = self.datapath();
+        let ports: Vec<PortSpec> =
+            ports.iter().filter_map(|port| datapath.port(*port).cloned()).collect();
+        let networks = datapath.inventory().networks;
+        let network = |port: &PortSpec| {
+            let named = networks.iter().find(|network| network.id == port.network);
+            named.map(|network| network.name.clone()).unwrap_or_default()
+        };
+        match capture::begin(&ports, network, snaplen, pipe) {
+            Ok(recorders) => {
+                for (port, recorder) in ports.iter().zip(recorders) {
+                    datapath.record(port.id, Box::new(recorder));
+                }
+                Answer::Done
+            }
+            Err(error) => Answer::Refused { reason: chain(&error) },
+        }
+    }
+
+    fn forward_events(&self, told: &mpsc::Receiver<Told>, counts: &mpsc::Sender<Counted>) {
         for told in told {
             let event = match told {
                 Told::Worker(event) => event,
@@ -214,7 +247,10 @@ impl Shared {
             match event {
                 WorkerEvent::Statistics(ports) => {
                     // Nobody waits any more when it came too late.
-                    let _ = statistics.send(Statistics { ports });
+                    let _ = counts.send(Counted::Statistics(Statistics { ports }));
+                }
+                WorkerEvent::Flows(flows) => {
+                    let _ = counts.send(Counted::Flows(flows));
                 }
                 WorkerEvent::SlotLost { slot, port } => {
                     self.datapath().handle_slot_lost(slot, port);
@@ -242,6 +278,15 @@ impl Shared {
         if failed && let Some(link) = control.take() {
             link.close();
         }
+    }
+}
+
+/// The answer with what the worker tells, should it do so in time.
+fn counts(counted: &mpsc::Receiver<Counted>) -> Answer {
+    match counted.recv_timeout(WORKER_PATIENCE) {
+        Ok(Counted::Statistics(statistics)) => Answer::Statistics(statistics),
+        Ok(Counted::Flows(flows)) => Answer::Flows(flows),
+        Err(_) => Answer::Refused { reason: "the worker did not answer in time".into() },
     }
 }
 

@@ -11,15 +11,16 @@ use lichen_api::{Client, ClientError, CreateNetwork, Creation, ErrorCode, Force}
 use lichen_daemon::{http, instance::Instance};
 
 /// A control that listens.
-struct Served {
-    control: Control,
+pub(crate) struct Served {
+    pub(crate) control: Control,
+    pub(crate) datapath: SimulatedDatapath,
     socket: PathBuf,
     _instance: Instance,
     _scratch: Scratch,
 }
 
 impl Served {
-    fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         let scratch = Scratch::new(name);
         let datapath = SimulatedDatapath::default();
         let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
@@ -31,15 +32,15 @@ impl Served {
             tokio::spawn(http::serve(listener, app));
         });
         let socket = scratch.directories().runtime.control_socket();
-        Self { control, socket, _instance: instance, _scratch: scratch }
+        Self { control, datapath, socket, _instance: instance, _scratch: scratch }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.socket)
     }
 
     /// Sends bytes as they are, and answers what comes back until the other side closes.
-    fn raw(&self, request: &[u8]) -> String {
+    pub(crate) fn raw(&self, request: &[u8]) -> String {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         // It may answer and close before everything is sent.

@@ -2,5 +2,6 @@
 
 mod http;
 mod lifecycle;
+mod observing;
 mod simulated;
 mod virtual_machines;

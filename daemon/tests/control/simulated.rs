@@ -16,8 +16,9 @@ use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, Datapath
 use lichen_daemon::wiring::link::Link;
 use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
 use lichen_netstack::command::{
-    Answer, Command, Event, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
+    Answer, Command, Event, FlowRow, Flows, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
 };
+use lichen_netstack::ids::PortId;
 use lichen_workload::spec::{NetnsTarget, TapRequest};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -53,6 +54,8 @@ struct Memory {
     listeners: BTreeMap<u32, TcpListener>,
     taps: BTreeSet<u32>,
     sockets: BTreeMap<u32, OwnedFd>,
+    flows: Vec<FlowRow>,
+    captures: Vec<(Vec<PortId>, u32, File)>,
     alive: bool,
     link: Option<Link>,
     commands: usize,
@@ -91,24 +94,33 @@ impl SimulatedDatapath {
         memory.inventory.ports.retain(|port| port.id.0 != id);
         memory.inventory.forwards.retain(|forward| forward.port.0 != id);
         memory.taps.remove(&id);
-        let event =
-            Event::PortLost { port: lichen_netstack::ids::PortId(id), reason: "tap gone".into() };
+        let event = Event::PortLost { port: PortId(id), reason: "tap gone".into() };
         memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
     }
 
     /// Changes the link of a port, as when a virtual machine connects.
     pub(crate) fn set_link(&self, id: u32, state: LinkState) {
         let mut memory = self.0.lock().unwrap();
-        let port = lichen_netstack::ids::PortId(id);
+        let port = PortId(id);
         memory.inventory.links.retain(|there| there.port != port);
         memory.inventory.links.push(PortLink { port, state: state.clone() });
         let event = Event::Link(PortLink { port, state });
         memory.link.as_ref().unwrap().send(&event, &[]).unwrap();
     }
 
+    /// The flows that it tells of.
+    pub(crate) fn set_flows(&self, flows: Vec<FlowRow>) {
+        self.0.lock().unwrap().flows = flows;
+    }
+
+    /// The captures that it was asked for: ports, snap length, pipe.
+    pub(crate) fn take_captures(&self) -> Vec<(Vec<PortId>, u32, File)> {
+        std::mem::take(&mut self.0.lock().unwrap().captures)
+    }
+
     /// Says what a workload's DHCP client has said.
     pub(crate) fn decline_address(&self, id: u32, address: std::net::Ipv4Addr) {
-        let port = lichen_netstack::ids::PortId(id);
+        let port = PortId(id);
         let event = Event::AddressDeclined { port, address };
         self.0.lock().unwrap().link.as_ref().unwrap().send(&event, &[]).unwrap();
     }
@@ -190,6 +202,15 @@ impl Memory {
             Command::SetResolvers { resolvers } => inventory.resolvers = resolvers,
             Command::TakeListener { .. } | Command::TakeSocket { .. } => {}
             Command::Stop => self.alive = false,
+            Command::Flows { port } => {
+                let mut rows = self.flows.clone();
+                rows.retain(|row| port.is_none_or(|port| port.0 == row.port));
+                return Answer::Flows(Flows { rows, left_out: 7 });
+            }
+            Command::Capture { ports, snaplen } => {
+                let pipe = File::from(descriptors.pop().expect("a capture brings its pipe"));
+                self.captures.push((ports, snaplen, pipe));
+            }
         }
         Answer::Done
     }

@@ -2,12 +2,14 @@
 
 pub mod alarm;
 pub mod framing;
+pub mod recording;
 pub mod tap;
 pub mod to_guest;
 pub mod unix_datagram;
 pub mod unix_stream;
 pub mod watch;
 
+use self::recording::Recorder;
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
@@ -29,6 +31,16 @@ pub trait Port {
     /// Ends a turn: what was taken and given since the last call is made known to the guest. Cheap when
     /// nothing was. Frames that were taken and are lost after all are counted.
     fn flush(&mut self, counters: &mut Counters);
+
+    /// Shows every frame from now on to `recorder`. A port that cannot do that lets go of it at once.
+    fn record(&mut self, recorder: Box<dyn Recorder>) {
+        drop(recorder);
+    }
+
+    /// Takes back who is shown the frames.
+    fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
+        Vec::new()
+    }
 
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;

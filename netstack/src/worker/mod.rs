@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
-use crate::command::{Event, ForwardSpec, PortSpec, PortStatistics};
+use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, PublishedSocket, Readiness, Token, TokenKind};
 use crate::ids::{ForwardId, MacAddr, PortId};
+use crate::port::recording::Recorder;
 use crate::port::{MAX_FRAME, Port, Receive};
 use crate::switch::directory::Directory;
 use crate::switch::fast_lane::FastLane;
@@ -86,6 +87,20 @@ pub enum WorkerCommand<P, S> {
     SetResolvers(Vec<SocketAddr>),
     /// Answer with [`WorkerEvent::Statistics`].
     Statistics,
+    /// Answer with [`WorkerEvent::Flows`].
+    Flows {
+        /// Of which port; `None` is all.
+        port: Option<PortId>,
+    },
+    /// Shows every frame of a slot to a recorder.
+    Record {
+        /// Which slot.
+        slot: u16,
+        /// Whose it must be.
+        port: PortId,
+        /// Who is shown them.
+        recorder: Box<dyn Recorder>,
+    },
     /// Close every port and end.
     Stop,
 }
@@ -97,6 +112,8 @@ pub enum WorkerEvent {
     Event(Event),
     /// The counters of all ports.
     Statistics(Vec<PortStatistics>),
+    /// The flows that were asked for.
+    Flows(Flows),
     /// A slot's port is gone.
     SlotLost {
         /// Which slot.
@@ -242,6 +259,17 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();
                 self.events.push_back(WorkerEvent::Statistics(statistics));
             }
+            WorkerCommand::Flows { port } => {
+                let flows = self.flows(now, port);
+                self.events.push_back(WorkerEvent::Flows(flows));
+            }
+            WorkerCommand::Record { slot, port, recorder } => {
+                if let Some(Some(open)) = self.slots.get_mut(usize::from(slot))
+                    && open.spec.id == port
+                {
+                    open.io.record(recorder);
+                }
+            }
             WorkerCommand::Stop => {
                 for slot in 0..self.slots.len() {
                     self.close_slot(now, u16::try_from(slot).expect("slots are numbered by u16"));
@@ -250,6 +278,15 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
         self.flush();
+    }
+
+    /// The flows of a port, or of all, as many as one answer takes.
+    fn flows(&self, now: Instant, port: Option<PortId>) -> Flows {
+        let slots = self.slots.iter().flatten();
+        let slots = slots.filter(|slot| port.is_none_or(|port| slot.spec.id == port));
+        let all: usize = slots.clone().map(Slot::flow_count).sum();
+        let rows: Vec<_> = slots.flat_map(|slot| slot.flows(now)).take(MAX_FLOW_ROWS).collect();
+        Flows { left_out: (all - rows.len()) as u64, rows }
     }
 
     fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {
@@ -276,7 +313,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 let network = self.directory.network(open.spec.network).map(|it| &it.spec);
                 open.change(now, &mut self.host, network, &mut self.scratch, begun);
                 if let Some(io) = io {
-                    open.io = io;
+                    open.replace_io(io);
                 }
             }
             (place, Some(io)) => {

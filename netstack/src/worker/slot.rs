@@ -8,7 +8,8 @@ use slab::Slab;
 use super::WorkerEvent;
 use crate::budget::TokenBucket;
 use crate::command::{
-    Attachment, Budget, Event, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, Transport,
+    Attachment, Budget, Event, FlowRow, ForwardSpec, NetworkSpec, PortSpec, PortStatistics,
+    Transport,
 };
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
@@ -132,7 +133,15 @@ impl<P: Port, H: Host> Slot<P, H> {
         self.own_mac = OwnMac::Unknown;
         self.own.forget();
         self.gateway.forget_guest();
-        std::mem::replace(&mut self.io, io)
+        self.replace_io(io)
+    }
+
+    /// Changes how the port's frames come; who sees them stays.
+    pub(super) fn replace_io(&mut self, io: P) -> P {
+        let recorders = self.io.take_recorders();
+        let before = std::mem::replace(&mut self.io, io);
+        recorders.into_iter().for_each(|recorder| self.io.record(recorder));
+        before
     }
 
     /// Lets the guest know of what was done for it.
@@ -451,6 +460,30 @@ impl<P: Port, H: Host> Slot<P, H> {
                 suppressed: std::mem::take(&mut self.suppressed),
             }));
         }
+    }
+
+    /// How many flows there are.
+    pub(super) fn flow_count(&self) -> usize {
+        let Gateway { tcp, udp, published, echo, .. } = &self.gateway;
+        tcp.len() + udp.len() + published.len() + echo.len()
+    }
+
+    /// The flows, as they are shown.
+    pub(super) fn flows(&self, now: Instant) -> impl Iterator<Item = FlowRow> {
+        let gateway = &self.gateway;
+        let datagrams = gateway.udp.views().chain(gateway.published.views());
+        let views = gateway.tcp.views().chain(datagrams).chain(gateway.echo.views());
+        let port = self.spec.id.0;
+        views.map(move |view| FlowRow {
+            port,
+            protocol: view.protocol,
+            guest: view.key.guest,
+            remote: view.key.remote,
+            state: view.state,
+            idle: now.since(view.heard).as_secs(),
+            from_guest: view.traffic.from_guest,
+            to_guest: view.traffic.to_guest,
+        })
     }
 
     /// Counters and gauges.

@@ -125,6 +125,12 @@ impl Background {
         only_child(self.child.id())
     }
 
+    /// Presses Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let inside = self.inside().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        kill_process(inside.expect("it runs"), Signal::INT).expect("the lab may end it");
+    }
+
     /// Its exit code, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.child.try_wait().ok().flatten().map(|status| status.code().unwrap_or(-1))

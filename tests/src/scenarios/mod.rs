@@ -15,6 +15,7 @@ mod ipv6;
 mod lab_itself;
 mod leases;
 mod names;
+mod observing;
 mod offload;
 mod outward;
 mod privileges;
@@ -47,6 +48,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
         frame_sockets::SCENARIOS,
+        observing::SCENARIOS,
     ]
     .concat()
 }

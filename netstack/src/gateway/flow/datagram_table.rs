@@ -6,7 +6,9 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::idle_queue::IdleQueue;
+use super::view::{FlowView, Traffic};
 use super::{FlowIndex, FlowKey};
+use crate::command::{FlowProtocol, FlowState};
 use crate::host::{Token, TokenKind};
 use crate::time::Instant;
 
@@ -34,6 +36,7 @@ pub(super) struct Entry<F> {
     pub(super) key: FlowKey,
     /// Last datagram in either direction.
     pub(super) heard: Instant,
+    pub(super) traffic: Traffic,
     pub(super) flow: F,
 }
 
@@ -78,7 +81,8 @@ impl<F> DatagramTable<F> {
             kind: self.bounds.kind,
             index: u32::try_from(index).expect("a port has a few thousand flows"),
         };
-        place.insert(Entry { key, heard: now, flow: open(token)? });
+        let traffic = Traffic::default();
+        place.insert(Entry { key, heard: now, traffic, flow: open(token)? });
         self.index.insert(key, index);
         self.idle.push(now, index);
         Ok(index)
@@ -117,6 +121,17 @@ impl<F> DatagramTable<F> {
     /// The flows, with their indexes.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Entry<F>)> {
         self.flows.iter()
+    }
+
+    /// The flows as they are shown.
+    pub(super) fn views(&self, protocol: FlowProtocol) -> impl Iterator<Item = FlowView> {
+        self.flows.iter().map(move |(_, entry)| FlowView {
+            protocol,
+            key: entry.key,
+            state: FlowState::Open,
+            heard: entry.heard,
+            traffic: entry.traffic,
+        })
     }
 
     fn remove(&mut self, index: usize) -> Entry<F> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::datagram_table::{Bounds, DatagramTable};
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
+use super::view::FlowView;
 use super::{FlowContext, FlowKey};
+use crate::command::FlowProtocol;
 use crate::counters::DropReason;
 use crate::host::{Arrival, Bounce, Datagram, Host, TokenKind};
 use crate::port::Port;
@@ -67,6 +69,11 @@ impl<D: Datagram> EchoFlows<D> {
         self.table.len() == 0
     }
 
+    /// The flows as they are shown.
+    pub fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.table.views(FlowProtocol::Icmp)
+    }
+
     /// Whether the guest has such a flow already.
     pub fn contains(&self, guest: IpAddr, identifier: u16, to: IpAddr) -> bool {
         self.table.find(&key(guest, identifier, to)).is_some()
@@ -97,6 +104,7 @@ impl<D: Datagram> EchoFlows<D> {
         };
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
+        entry.traffic.from_guest += message.len() as u64;
         let flow = &mut entry.flow;
         flow.quote = Quote::at(packet, packet.len() - message.len());
         flow.options.change(Options::of(fragmentation, ttl), &mut flow.socket);
@@ -133,6 +141,7 @@ impl<D: Datagram> EchoFlows<D> {
             match entry.flow.socket.receive(buffer) {
                 Ok(Arrival { len, .. }) if len >= ICMP_LEN && is_reply(entry.key, buffer[0]) => {
                     entry.heard = cx.now;
+                    entry.traffic.to_guest += len as u64;
                     let FlowKey { guest, remote } = entry.key;
                     let (sequence, data) = (be16(buffer, 6), &buffer[ICMP_LEN..len]);
                     let echo = Echo { identifier: guest.port(), sequence, data };

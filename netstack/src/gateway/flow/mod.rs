@@ -16,6 +16,7 @@ mod tcp_flow;
 pub mod tcp_guard;
 mod train;
 pub mod udp;
+pub mod view;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

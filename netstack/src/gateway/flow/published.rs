@@ -18,9 +18,10 @@ use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
 use super::train::Train;
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, send, send_train, tell_bounces};
+use super::view::FlowView;
 use super::{FlowContext, FlowKey, ForwardSource};
 use crate::budget::SourceLimit;
-use crate::command::{ForwardSpec, SourceRule};
+use crate::command::{FlowProtocol, ForwardSpec, SourceRule};
 use crate::counters::DropReason;
 use crate::host::{Arrival, Bounce, Datagram, Host, Peer, Token, TokenKind};
 use crate::ids::ForwardId;
@@ -99,6 +100,11 @@ impl<D: Datagram> PublishedFlows<D> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.clients.len() == 0
+    }
+
+    /// The clients' flows as they are shown.
+    pub fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.clients.views(FlowProtocol::Udp)
     }
 
     /// Publishes a port, or replaces the socket of one that is.
@@ -211,6 +217,7 @@ impl<D: Datagram> PublishedFlows<D> {
         let client = sender.and_then(|sender| self.index.get(&(opening, sender)));
         if let Some(entry) = client.and_then(|client| self.clients.get_mut(*client)) {
             let FlowKey { guest, remote } = entry.key;
+            entry.traffic.to_guest += train.datagrams(buffer).map_or(0, |(it, _)| it.len() as u64);
             send_train(cx, remote, guest, train, buffer, &mut self.identification);
         }
     }
@@ -292,6 +299,7 @@ impl<D: Datagram> PublishedFlows<D> {
         }
         let Some(entry) = self.clients.get_mut(index) else { return false };
         entry.heard = cx.now;
+        entry.traffic.from_guest += outgoing.payload.len() as u64;
         entry.flow.quote = Quote::of(&outgoing);
         let open = &mut self.openings[opening];
         open.options.change(wanted, &mut open.socket);

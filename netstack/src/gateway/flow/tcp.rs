@@ -20,6 +20,7 @@ use slab::Slab;
 use super::idle_queue::IdleQueue;
 use super::tcp_endpoint::{Endpoint, TcpStack};
 use super::tcp_flow::{End, Flow, Stage, TRIM_DELAY, Verdict};
+use super::view::FlowView;
 use super::{FlowContext, FlowIndex, FlowKey, ForwardSource};
 use crate::counters::DropReason;
 use crate::gateway::names::Conversation;
@@ -104,6 +105,11 @@ impl<S: Stream> TcpFlows<S> {
         self.half_open
     }
 
+    /// The flows as they are shown.
+    pub fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.flows.iter().map(|(_, flow)| flow.view())
+    }
+
     /// Bytes in all rings.
     pub fn buffered(&self) -> usize {
         self.buffered
@@ -137,7 +143,10 @@ impl<S: Stream> TcpFlows<S> {
             Stage::Joined { endpoint, stream } if flow.writable && endpoint.is_next(header) => {
                 let data = packet.len() - header.payload_len;
                 let taken = match stream.send(&packet[data..]) {
-                    Ok(len) => len,
+                    Ok(len) => {
+                        flow.traffic.from_guest += len as u64;
+                        len
+                    }
                     Err(error) => {
                         flow.writable = error.kind() != io::ErrorKind::WouldBlock;
                         // Another error is met again when the ring is emptied.

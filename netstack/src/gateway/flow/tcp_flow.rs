@@ -6,7 +6,9 @@ use std::time::Duration;
 use smoltcp::socket::tcp::State;
 
 use super::tcp_endpoint::{Endpoint, Flush, TcpStack};
+use super::view::{FlowView, Traffic};
 use super::{FlowContext, FlowKey};
+use crate::command::{FlowProtocol, FlowState};
 use crate::gateway::names::{Conversation, IDLE_LIFETIME};
 use crate::host::{Host, Stream};
 use crate::port::Port;
@@ -45,6 +47,7 @@ pub(super) struct Flow<S> {
     pub(super) opened: Instant,
     /// Last segment from the guest.
     pub(super) heard: Instant,
+    pub(super) traffic: Traffic,
     /// When our end is sent once more.
     pub(super) repeat_end: Option<Instant>,
     pub(super) deadline: Option<Instant>,
@@ -116,10 +119,23 @@ impl<S: Stream> Flow<S> {
             charged: 0,
             opened: now,
             heard: now,
+            traffic: Traffic::default(),
             repeat_end: None,
             deadline: None,
             queued: None,
         }
+    }
+
+    /// The flow as it is shown.
+    pub(super) fn view(&self) -> FlowView {
+        let state = match self.stage.endpoint().map(Endpoint::state) {
+            None => FlowState::Connecting,
+            Some(State::Listen | State::SynSent | State::SynReceived) => FlowState::Opening,
+            Some(State::Established) => FlowState::Established,
+            Some(_) => FlowState::Closing,
+        };
+        let (key, heard, traffic) = (self.key, self.heard, self.traffic);
+        FlowView { protocol: FlowProtocol::Tcp, key, state, heard, traffic }
     }
 
     pub(super) fn is_established(&self) -> bool {
@@ -161,7 +177,7 @@ impl<S: Stream> Flow<S> {
         let mut failed = false;
         while self.writable && endpoint.readable() > 0 {
             match endpoint.read(|bytes| took(stream.send(bytes))) {
-                Some(Progress::Some(_)) => {}
+                Some(Progress::Some(len)) => self.traffic.from_guest += len as u64,
                 Some(Progress::Blocked) => self.writable = false,
                 Some(Progress::End | Progress::Failed) | None => {
                     failed = true;
@@ -176,7 +192,10 @@ impl<S: Stream> Flow<S> {
         let mut turn = 0;
         while self.readable && !self.host_finished && !over_budget && endpoint.is_writable() {
             match endpoint.write(|bytes| took(stream.receive(bytes))) {
-                Some(Progress::Some(len)) => turn += len,
+                Some(Progress::Some(len)) => {
+                    turn += len;
+                    self.traffic.to_guest += len as u64;
+                }
                 Some(Progress::Blocked) => self.readable = false,
                 Some(Progress::End) => {
                     self.host_finished = true;

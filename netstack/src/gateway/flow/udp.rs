@@ -12,7 +12,9 @@ use std::time::Duration;
 use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
 use super::train::Train;
+use super::view::FlowView;
 use super::{FlowContext, FlowKey};
+use crate::command::FlowProtocol;
 use crate::counters::DropReason;
 use crate::frame::offload::MAX_SEGMENTS;
 use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
@@ -157,6 +159,11 @@ impl<D: Datagram> UdpFlows<D> {
         self.table.len() == 0
     }
 
+    /// The flows as they are shown.
+    pub fn views(&self) -> impl Iterator<Item = FlowView> {
+        self.table.views(FlowProtocol::Udp)
+    }
+
     /// Whether a flow with that key exists.
     pub fn contains(&self, key: &FlowKey) -> bool {
         self.table.find(key).is_some()
@@ -187,6 +194,7 @@ impl<D: Datagram> UdpFlows<D> {
         }
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
+        entry.traffic.from_guest += outgoing.payload.len() as u64;
         entry.flow.quote = Quote::of(&outgoing);
         entry.flow.options.change(wanted, &mut entry.flow.socket);
         if let Some(size) = outgoing.segment_size {
@@ -266,6 +274,7 @@ impl<D: Datagram> UdpFlows<D> {
             match entry.flow.socket.receive(train.room(buffer)) {
                 Ok(arrival) => {
                     entry.heard = cx.now;
+                    entry.traffic.to_guest += arrival.len as u64;
                     if !train.add(&arrival) {
                         send_train(cx, remote, guest, &train, buffer, &mut self.identification);
                         train.restart(buffer, &arrival);
