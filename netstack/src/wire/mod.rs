@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod headers;
+mod headers6;
 pub mod icmp;
 pub mod icmp6;
 pub mod ip;

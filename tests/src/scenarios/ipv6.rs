@@ -11,6 +11,7 @@ scenarios![
     two_workloads_talk_over_ipv6_by_name,
     a_workload_reaches_the_outside_over_ipv6,
     a_host_without_ipv6_is_told_at_once_and_ipv4_goes_on,
+    a_narrow_way_outside_is_told_and_then_kept_to,
     what_is_the_hosts_own_is_closed_over_ipv6,
     a_port_published_on_an_ipv6_address_reaches_the_workload_over_ipv6,
     a_network_has_the_ipv6_subnet_that_was_asked_for_or_none,
@@ -61,6 +62,16 @@ fn a_host_without_ipv6_is_told_at_once_and_ipv4_goes_on(lab: &Lab) {
     let told = run(&mut lab.lichen(ping)).exits(1);
     assert!(told.out.contains("unreachable") || told.out.contains("No route"), "{told:?}");
     assert_eq!(lab.in_workload("curl -4 -sS http://outside.example/"), "hello from outside\n");
+}
+
+fn a_narrow_way_outside_is_told_and_then_kept_to(lab: &Lab) {
+    lab.host().sh("ip link set uplink mtu 1400");
+    lab.upstream().sh("ip link set downlink mtu 1400");
+    let said = lab.in_workload(&format!("ping -6 -c4 -i0.3 -W2 -s 1430 {UPSTREAM6}"));
+    assert!(said.contains("Packet too big: mtu=1400"), "{said}");
+    assert!(said.contains("3 received"), "from then on in fragments: {said}");
+    let page = lab.in_workload(&format!("curl -gsS http://[{UPSTREAM6}]/"));
+    assert_eq!(page, "hello from outside\n");
 }
 
 fn what_is_the_hosts_own_is_closed_over_ipv6(lab: &Lab) {
