@@ -23,9 +23,6 @@ const MAX_CAPTURES: usize = 8;
 /// How often it is looked whether anybody reads, while nothing is to be written.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Captures that run now.
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-
 /// Why a capture cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CaptureError {
@@ -37,29 +34,41 @@ pub(super) enum CaptureError {
     Thread(#[from] io::Error),
 }
 
-/// Begins a capture of these ports, each of whose recorders is to be given to its port.
-pub(super) fn begin(
-    ports: &[PortSpec],
-    networks: impl Fn(&PortSpec) -> String,
-    snaplen: u32,
-    pipe: OwnedFd,
-) -> Result<Vec<PortRecorder>, CaptureError> {
-    let slot = Slot::take().ok_or(CaptureError::TooMany)?;
-    let mut head = pcapng::section_header(concat!("lichen ", env!("CARGO_PKG_VERSION")));
-    for port in ports {
-        let description = format!("{} on network {}", port.address, networks(port));
-        head.extend(pcapng::interface(&port.name, &description, snaplen));
+/// The captures of one datapath.
+#[derive(Debug, Default)]
+pub(super) struct Captures {
+    running: Arc<AtomicUsize>,
+}
+
+impl Captures {
+    /// Begins a capture of these ports, each of whose recorders is to be given to its port.
+    pub(super) fn begin(
+        &self,
+        ports: &[PortSpec],
+        networks: impl Fn(&PortSpec) -> String,
+        snaplen: u32,
+        pipe: OwnedFd,
+    ) -> Result<Vec<PortRecorder>, CaptureError> {
+        let slot = Slot::take(&self.running).ok_or(CaptureError::TooMany)?;
+        let mut head = pcapng::section_header(concat!("lichen ", env!("CARGO_PKG_VERSION")));
+        for port in ports {
+            let description = format!("{} on network {}", port.address, networks(port));
+            head.extend(pcapng::interface(&port.name, &description, snaplen));
+        }
+        let buffer = Buffer { waiting: head, lost: vec![0; ports.len()], ..Buffer::default() };
+        let sink = Arc::new(Sink { buffer: Mutex::new(buffer), filled: Condvar::new() });
+        let own = Arc::clone(&sink);
+        std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
+            own.write_out(&pipe);
+            drop(slot);
+        })?;
+        let numbers = 0..u32::try_from(ports.len()).expect("at most 1024 ports");
+        let recorder = |interface| {
+            let sink = Arc::clone(&sink);
+            PortRecorder { sink, interface, keep: snaplen as usize }
+        };
+        Ok(numbers.map(recorder).collect())
     }
-    let buffer = Buffer { waiting: head, lost: vec![0; ports.len()], ..Buffer::default() };
-    let sink = Arc::new(Sink { buffer: Mutex::new(buffer), filled: Condvar::new() });
-    let own = Arc::clone(&sink);
-    std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
-        own.write_out(&pipe);
-        drop(slot);
-    })?;
-    let numbers = 0..u32::try_from(ports.len()).expect("at most 1024 ports");
-    let keep = snaplen as usize;
-    Ok(numbers.map(|interface| PortRecorder { sink: Arc::clone(&sink), interface, keep }).collect())
 }
 
 /// What a port shows its frames to.
@@ -179,18 +188,19 @@ fn now() -> Nanoseconds {
 }
 
 /// One of the places for captures, given back when dropped.
-struct Slot;
+struct Slot(Arc<AtomicUsize>);
 
 impl Slot {
-    fn take() -> Option<Self> {
+    fn take(running: &Arc<AtomicUsize>) -> Option<Self> {
         let add = |running: usize| (running < MAX_CAPTURES).then_some(running + 1);
-        RUNNING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok().map(|_| Self)
+        let taken = running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        taken.ok().map(|_| Self(Arc::clone(running)))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        RUNNING.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -219,11 +229,33 @@ mod tests {
         }
     }
 
-    fn capture(snaplen: u32) -> (Vec<PortRecorder>, std::fs::File) {
+    fn begin(
+        captures: &Captures,
+        snaplen: u32,
+    ) -> Result<(Vec<PortRecorder>, std::fs::File), CaptureError> {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let ports = [port("web"), port("db")];
-        let recorders = begin(&ports, |_| "bridge".to_owned(), snaplen, writer).unwrap();
-        (recorders, reader.into())
+        let recorders = captures.begin(&ports, |_| "bridge".to_owned(), snaplen, writer)?;
+        Ok((recorders, reader.into()))
+    }
+
+    fn capture(snaplen: u32) -> (Vec<PortRecorder>, std::fs::File) {
+        begin(&Captures::default(), snaplen).unwrap()
+    }
+
+    #[test]
+    fn there_are_so_many_captures_at_once_and_an_ended_one_makes_room() {
+        let captures = Captures::default();
+        let mut running: Vec<_> =
+            (0..MAX_CAPTURES).map(|_| begin(&captures, 100).unwrap()).collect();
+        assert!(matches!(begin(&captures, 100), Err(CaptureError::TooMany)));
+        // Its reader goes, though nothing passes.
+        drop(running.pop().unwrap().1);
+        let begun = (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            begin(&captures, 100).ok()
+        });
+        assert!(begun.is_some());
     }
 
     #[test]

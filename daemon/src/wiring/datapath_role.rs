@@ -23,7 +23,7 @@ use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 
 use super::attachments::Attachments;
-use super::capture;
+use super::capture::Captures;
 use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
@@ -81,7 +81,11 @@ fn run() -> Result<(), RoleError> {
     .map_err(RoleError::Worker)?;
     let datapath = Datapath::new(handle, attachments);
     let (counts, counted) = mpsc::channel();
-    let shared = Arc::new(Shared { datapath: Mutex::new(datapath), control: Mutex::new(None) });
+    let shared = Arc::new(Shared {
+        datapath: Mutex::new(datapath),
+        control: Mutex::new(None),
+        captures: Captures::default(),
+    });
     let for_events = Arc::clone(&shared);
     thread::spawn(move || for_events.forward_events(&told, &counts));
     thread::spawn(move || shared.accept(&listener, &counted));
@@ -124,6 +128,7 @@ struct Shared {
     datapath: Mutex<Datapath<Attachments>>,
     /// Where events go; answers go the same way, so that messages never mix.
     control: Mutex<Option<Link>>,
+    captures: Captures,
 }
 
 impl Shared {
@@ -223,7 +228,7 @@ impl Shared {
             let named = networks.iter().find(|network| network.id == port.network);
             named.map(|network| network.name.clone()).unwrap_or_default()
         };
-        match capture::begin(&ports, network, snaplen, pipe) {
+        match self.captures.begin(&ports, network, snaplen, pipe) {
             Ok(recorders) => {
                 for (port, recorder) in ports.iter().zip(recorders) {
                     datapath.record(port.id, Box::new(recorder));

@@ -289,15 +289,15 @@ impl<P: Plugs> Running<P> {
         let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let (_, _, sender) = recvfrom(&**socket, &mut [0; 1], look)?;
         let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
-        let peer = match sender {
-            Some(peer) if peer.path_bytes().is_some() && is_bound(&peer) => peer,
-            peer => {
-                let _ = recvfrom(&**socket, &mut [0; 1], RecvFlags::DONTWAIT)?;
-                if peer.is_none_or(|peer| peer.path_bytes().is_none()) {
-                    let reason = "whoever sends to the socket has bound no address, so it cannot be \
-                                  answered (QEMU: local.type=unix,local.path=…)";
-                    self.tell(port, LinkState::Trouble { reason: reason.to_owned() });
-                }
+        let peer = match sender.map(judge).unwrap_or(Sender::Nameless) {
+            Sender::Peer(peer) => peer,
+            // Left behind by one that has ended since, most likely.
+            Sender::Gone => return discard(socket),
+            Sender::Nameless => {
+                discard(socket)?;
+                let reason = "whoever sends to the socket has bound no address that it can be answered at; bind \
+                              an absolute path (QEMU: local.type=unix,local.path=/…)";
+                self.tell(port, LinkState::Trouble { reason: reason.to_owned() });
                 return Ok(());
             }
         };
@@ -394,6 +394,31 @@ impl FarEnd {
             Self::Datagram(peer) => is_bound(peer),
         }
     }
+}
+
+/// Who has sent a datagram, as far as it can be answered.
+enum Sender {
+    Peer(SocketAddrUnix),
+    /// It has an address, which nobody has bound now.
+    Gone,
+    /// It has none, or one that means something else in our directory.
+    Nameless,
+}
+
+fn judge(sender: SocketAddrUnix) -> Sender {
+    let is_absolute = sender.path_bytes().is_some_and(|path| path.starts_with(b"/"));
+    if !is_absolute && sender.abstract_name().is_none() {
+        Sender::Nameless
+    } else if is_bound(&sender) {
+        Sender::Peer(sender)
+    } else {
+        Sender::Gone
+    }
+}
+
+fn discard(socket: &OwnedFd) -> io::Result<()> {
+    recvfrom(socket, &mut [0; 1], RecvFlags::DONTWAIT)?;
+    Ok(())
 }
 
 /// Whether a datagram socket has that address now.
@@ -533,6 +558,11 @@ mod tests {
         let LinkState::Trouble { reason } = next(&states) else { panic!("no trouble") };
         assert!(reason.contains("local.path"), "{reason}");
 
+        // Of one that has ended nothing is told.
+        let ended = UnixDatagram::bind(place.at("ended")).unwrap();
+        ended.send_to(&[1; 60], &path).unwrap();
+        drop(ended);
+
         let first = UnixDatagram::bind(place.at("first")).unwrap();
         first.send_to(b"VFKT", &path).unwrap();
         first.send_to(&[1; 60], &path).unwrap();
@@ -556,5 +586,17 @@ mod tests {
         drop(second);
         bench.transmit();
         assert_eq!(next(&states), LinkState::Waiting);
+
+        // A socket that is bound anew, as by a control that had lost it, is the one from now on.
+        let third = UnixDatagram::bind(place.at("third")).unwrap();
+        third.send_to(&[3; 60], &path).unwrap();
+        assert_eq!(next(&states), LinkState::Connected);
+        std::fs::remove_file(&path).unwrap();
+        let anew = OwnedFd::from(UnixDatagram::bind(&path).unwrap());
+        sockets.add(PORT, FrameSocket::Datagram(Arc::new(anew)));
+        assert_eq!(next(&states), LinkState::Waiting);
+        third.send_to(&[3; 60], &path).unwrap();
+        assert_eq!(next(&states), LinkState::Connected);
+        assert_eq!(bench.receive(), Receive::Frame(72));
     }
 }

@@ -4,6 +4,9 @@
 //! There is no virtio-net header: every frame is complete in both directions. The port has one peer, which
 //! is told by the address it sends from; what others send is dropped.
 //!
+//! The peer is named by what its monitor has bound, each time anew, so one that starts again at the same place is
+//! reached without a word; no other file is named in this crate.
+//!
 //! A unix datagram socket that is full says so and nothing more: nobody is woken when it has room again. So
 //! what does not fit waits, bounded, for a timer, which comes less and less often; after about a second
 //! without any progress everything that waits is lost.
