@@ -528,8 +528,10 @@ fn a_virtual_machine_without_ipv6_is_reached_over_ipv4() {
     lab.settle();
     let got = lab.received(0);
     assert_eq!(got[0].ipv4().unwrap().source.to_string(), "10.88.0.1");
-    // Once it has shown an address, over that.
+    // Once it has probed its address, and had the time to see that nobody answers, over that.
     solicit(&mut lab, "::", A);
+    lab.advance(Duration::from_secs(2));
+    lab.received(0);
     lab.world.connect_to(listener, "[2001:db8::9]:5001");
     lab.settle();
     let got = lab.received(0);

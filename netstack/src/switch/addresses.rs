@@ -6,6 +6,7 @@
 //! at all is remembered too: a neighbour is only sent to an address that somebody answers at.
 
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use crate::budget::TokenBucket;
 use crate::command::{Attachment, PortSpec};
@@ -17,12 +18,17 @@ pub const MAX_CHOSEN: usize = 8;
 /// New addresses in a second, sustained: all workers hear of each.
 const RATE: u32 = 2;
 const BURST: u32 = 16;
+/// How long a guest makes sure that an address is free before it answers at it (RFC 4862 5.1: a second, and some
+/// time for the guest).
+const PROBING: Duration = Duration::from_millis(1500);
 
 /// The IPv6 addresses that one port's guest uses.
 #[derive(Debug)]
 pub struct OwnAddresses {
     /// Oldest first.
     used: Vec<Ipv6Addr>,
+    /// Addresses given to the guest that it probes, until when. Names lead to these: not before it answers.
+    probed: Vec<(Ipv6Addr, Instant)>,
     rate: TokenBucket,
     changed: bool,
 }
@@ -40,7 +46,12 @@ pub enum Claim {
 
 impl Default for OwnAddresses {
     fn default() -> Self {
-        Self { used: Vec::new(), rate: TokenBucket::new(RATE, BURST), changed: false }
+        Self {
+            used: Vec::new(),
+            probed: Vec::new(),
+            rate: TokenBucket::new(RATE, BURST),
+            changed: false,
+        }
     }
 }
 
@@ -58,9 +69,23 @@ impl OwnAddresses {
     /// The guest has sent from one of its addresses.
     pub fn note_use(&mut self, now: Instant, port: &PortSpec, address: Ipv6Addr) {
         if !self.is_known(port, address) && self.rate.take(now) {
+            self.probed.retain(|(probed, _)| *probed != address);
             self.used.push(address);
             self.changed = true;
         }
+    }
+
+    /// When [`OwnAddresses::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.probed.iter().map(|(_, until)| *until).min()
+    }
+
+    /// What was probed long enough is used.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due = self.probed.extract_if(.., |(_, until)| *until <= now);
+        let before = self.used.len();
+        self.used.extend(due.map(|(address, _)| address));
+        self.changed |= self.used.len() > before;
     }
 
     /// The guest probes an address that nobody else has, and means to use it.
@@ -78,16 +103,19 @@ impl OwnAddresses {
         if !is_here || !self.rate.take(now) {
             return Claim::Refused;
         }
-        if !given {
+        if given {
+            self.probed.retain(|(probed, _)| *probed != address);
+            self.probed.push((address, now + PROBING));
+        } else {
             let chosen = |address: &Ipv6Addr| !is_given(port, *address);
             if self.used.iter().filter(|address| chosen(address)).count() >= MAX_CHOSEN
                 && let Some(oldest) = self.used.iter().position(chosen)
             {
                 self.used.remove(oldest);
             }
+            self.used.push(address);
+            self.changed = true;
         }
-        self.used.push(address);
-        self.changed = true;
         Claim::Granted
     }
 
@@ -95,6 +123,7 @@ impl OwnAddresses {
     pub fn forget(&mut self) {
         self.changed |= !self.used.is_empty();
         self.used.clear();
+        self.probed.clear();
     }
 
     /// What is used, when that has changed since the last call.
@@ -175,6 +204,22 @@ mod tests {
         assert_eq!(own.poll_changed(), None);
         own.forget();
         assert_eq!(own.poll_changed(), Some(vec![]));
+    }
+
+    #[test]
+    fn a_given_address_is_told_to_others_when_its_guest_has_made_sure_of_it() {
+        let given = port().address6.unwrap();
+        let mut own = OwnAddresses::default();
+        assert_eq!(own.claim(Instant::START, &port(), given), Claim::Granted);
+        assert_eq!(own.poll_changed(), None);
+        let due = own.poll_timeout().expect("it is waited for");
+        own.handle_timeout(due);
+        assert_eq!((own.poll_changed(), own.poll_timeout()), (Some(vec![given]), None));
+
+        let mut own = OwnAddresses::default();
+        own.claim(Instant::START, &port(), given);
+        own.note_use(Instant::START, &port(), given);
+        assert_eq!((own.poll_changed(), own.poll_timeout()), (Some(vec![given]), None));
     }
 
     #[test]

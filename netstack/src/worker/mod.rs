@@ -608,7 +608,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         for slot in 0..self.slots.len() {
             let slot = u16::try_from(slot).expect("slots are numbered by u16");
             let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) else { continue };
-            if open.gateway.poll_timeout().is_some_and(|at| at <= now) {
+            if open.poll_timeout().is_some_and(|at| at <= now) {
                 self.contained(slot, |worker| {
                     let Worker { slots, directory, host, scratch, .. } = worker;
                     if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
@@ -630,7 +630,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// When [`Worker::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let slots = self.slots.iter().flatten().filter_map(|slot| slot.gateway.poll_timeout());
+        let slots = self.slots.iter().flatten().filter_map(Slot::poll_timeout);
         let paused = self.paused.iter().map(|(until, _)| *until);
         slots.chain(self.names.poll_timeout()).chain(paused).min()
     }

@@ -375,8 +375,14 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
+    /// When something that waits is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.gateway.poll_timeout().into_iter().chain(self.own.poll_timeout()).min()
+    }
+
     /// Lets what has waited for its time go on.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.own.handle_timeout(now);
         for _ in 0..self.gateway.handle_timeout(now) {
             self.counters.drop(DropReason::FragmentTimeout);
         }
