@@ -36,8 +36,9 @@ impl Terminal {
             let flags = OFlags::RDWR | OFlags::NOCTTY;
             File::from(rustix::fs::open(&name, flags, Mode::empty()).unwrap())
         };
-        let session = Command::new("setsid")
-            .args(["--ctty", "--wait"])
+        // To whom no signal is ignored, whatever whoever started the tests ignores.
+        let session = Command::new("env")
+            .args(["--default-signal", "setsid", "--ctty", "--wait"])
             .args(words)
             // A dumb one, so that the shell decorates nothing.
             .env("TERM", "dumb")

@@ -115,7 +115,10 @@ impl Wanted {
         self.check_workloads(&rows(lab, &["ps"]));
         self.check_networks(&rows(lab, &["network", "ls"]));
         self.check_ports(&rows(lab, &["port", "ls"]));
-        assert!(lab.process(Role::Control).is_some() && lab.process(Role::Datapath).is_some());
+        // Without a workload nothing above waits for a datapath that was killed last.
+        eventually("both processes run", || {
+            lab.process(Role::Control).is_some() && lab.process(Role::Datapath).is_some()
+        });
         let inits = "cat /proc/[0-9]*/comm 2>/dev/null | grep -cx lichen-init || true";
         eventually("only the workloads that are listed run", || {
             lab.host().sh(inits).trim() == self.members.len().to_string()
