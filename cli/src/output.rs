@@ -28,6 +28,11 @@ pub(crate) fn text(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Clears a terminal for what is shown next, from its upper left on.
+pub(crate) fn clear_screen() -> io::Result<()> {
+    text("\x1b[H\x1b[J")
+}
+
 /// A number of bytes with three digits or four, and its unit.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -152,6 +152,66 @@ impl<'de> Deserialize<'de> for MacAddr {
     }
 }
 
+/// How a prefix is written and read, in JSON too: `address/len`, and why a text is none.
+macro_rules! prefix_text {
+    ($name:ident, $address:ident, $error:ident, $digits:literal, $what:literal) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.address, self.len)
+            }
+        }
+
+        /// Why a text is no such prefix.
+        #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+        pub enum $error {
+            /// Not `address/len`.
+            #[error("`{0}` is not {what}", what = $what)]
+            Shape(String),
+            /// Host bits are set.
+            #[error("`{given}` has host bits set; did you mean {meant}?")]
+            HostBits {
+                /// What was written.
+                given: String,
+                /// The prefix that contains it.
+                meant: $name,
+            },
+        }
+
+        impl FromStr for $name {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let shape = || $error::Shape(text.chars().take(60).collect());
+                let (address, len) = text.split_once('/').ok_or_else(shape)?;
+                let address: $address = address.parse().map_err(|_| shape())?;
+                if len.is_empty() || len.len() > $digits || !len.bytes().all(|b| b.is_ascii_digit())
+                {
+                    return Err(shape());
+                }
+                let len: u8 = len.parse().map_err(|_| shape())?;
+                let prefix = Self::containing(address, len).ok_or_else(shape)?;
+                if prefix.address == address {
+                    Ok(prefix)
+                } else {
+                    Err($error::HostBits { given: text.to_owned(), meant: prefix })
+                }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
 /// An IPv4 prefix such as `10.88.0.0/16`; host bits are always zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ipv4Prefix {
@@ -204,59 +264,13 @@ impl Ipv4Prefix {
     }
 }
 
-impl fmt::Display for Ipv4Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.len)
-    }
-}
-
-/// Why a text is not an IPv4 prefix.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParsePrefixError {
-    /// Not `a.b.c.d/len`.
-    #[error("`{0}` is not an IPv4 subnet; write one such as 10.89.0.0/16")]
-    Shape(String),
-    /// Host bits are set.
-    #[error("`{given}` has host bits set; did you mean {meant}?")]
-    HostBits {
-        /// What was written.
-        given: String,
-        /// The prefix that contains it.
-        meant: Ipv4Prefix,
-    },
-}
-
-impl FromStr for Ipv4Prefix {
-    type Err = ParsePrefixError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let shape = || ParsePrefixError::Shape(text.chars().take(60).collect());
-        let (address, len) = text.split_once('/').ok_or_else(shape)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| shape())?;
-        if len.is_empty() || len.len() > 2 || !len.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(shape());
-        }
-        let len: u8 = len.parse().map_err(|_| shape())?;
-        let prefix = Self::containing(address, len).ok_or_else(shape)?;
-        if prefix.address == address {
-            Ok(prefix)
-        } else {
-            Err(ParsePrefixError::HostBits { given: text.to_owned(), meant: prefix })
-        }
-    }
-}
-
-impl Serialize for Ipv4Prefix {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Ipv4Prefix {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+prefix_text!(
+    Ipv4Prefix,
+    Ipv4Addr,
+    ParsePrefixError,
+    2,
+    "an IPv4 subnet; write one such as 10.89.0.0/16"
+);
 
 /// An IPv6 prefix such as `fd12:3456:789a:1::/64`; host bits are always zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -307,59 +321,13 @@ impl Ipv6Prefix {
     }
 }
 
-impl fmt::Display for Ipv6Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.len)
-    }
-}
-
-/// Why a text is not an IPv6 prefix.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParsePrefix6Error {
-    /// Not `address/len`.
-    #[error("`{0}` is not an IPv6 subnet; write one such as fd12:3456:789a:1::/64")]
-    Shape(String),
-    /// Host bits are set.
-    #[error("`{given}` has host bits set; did you mean {meant}?")]
-    HostBits {
-        /// What was written.
-        given: String,
-        /// The prefix that contains it.
-        meant: Ipv6Prefix,
-    },
-}
-
-impl FromStr for Ipv6Prefix {
-    type Err = ParsePrefix6Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let shape = || ParsePrefix6Error::Shape(text.chars().take(60).collect());
-        let (address, len) = text.split_once('/').ok_or_else(shape)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| shape())?;
-        if len.is_empty() || len.len() > 3 || !len.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(shape());
-        }
-        let len: u8 = len.parse().map_err(|_| shape())?;
-        let prefix = Self::containing(address, len).ok_or_else(shape)?;
-        if prefix.address == address {
-            Ok(prefix)
-        } else {
-            Err(ParsePrefix6Error::HostBits { given: text.to_owned(), meant: prefix })
-        }
-    }
-}
-
-impl Serialize for Ipv6Prefix {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Ipv6Prefix {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+prefix_text!(
+    Ipv6Prefix,
+    Ipv6Addr,
+    ParsePrefix6Error,
+    3,
+    "an IPv6 subnet; write one such as fd12:3456:789a:1::/64"
+);
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ use rustix::net::SocketAddrUnix;
 /// Who waits for a port's descriptors, and who for its alarm.
 struct Bench {
     poller: Arc<OwnedFd>,
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Ended>>,
     buffer: Vec<u8>,
 }
 
@@ -123,7 +123,7 @@ fn frames_cross_a_stream_both_ways_however_it_is_torn() {
         guest.read_exact(&mut frame).unwrap();
         assert_eq!(frame, on_stream(&[fill; 1514]));
     }
-    assert_eq!(bench.alarm.ended(), None);
+    assert_eq!(bench.alarm.raised(), None);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_length_that_no_frame_has_ends_the_stream_and_says_why() {
         guest.write_all(&len.to_be_bytes()).unwrap();
         guest.write_all(&[0; 1000]).unwrap();
         assert_eq!(bench.received(&mut port), [vec![1; 60]], "what came before is good");
-        let Some(Ended::Trouble(reason)) = bench.alarm.ended() else { panic!("no alarm") };
+        let Some(Ended::Trouble(reason)) = bench.alarm.raised() else { panic!("no alarm") };
         assert!(reason.contains(&len.to_string()) && reason.contains("-netdev stream"), "{reason}");
         assert_eq!(port.transmit(&to_guest(1, 60)), Transmit::Full);
         assert!(!port.has_room());
@@ -152,7 +152,7 @@ fn a_guest_that_hangs_up_ends_its_port_also_in_the_middle_of_a_frame() {
         drop(guest);
         assert!(bench.is_woken(1000));
         assert!(bench.received(&mut port).is_empty());
-        assert_eq!(bench.alarm.ended(), Some(Ended::Gone));
+        assert_eq!(bench.alarm.raised(), Some(Ended::Gone));
         assert_eq!(lost(&mut port), 1, "what it did not read is counted");
     }
 }
@@ -183,7 +183,7 @@ fn what_a_slow_reader_leaves_is_bounded_and_goes_on_when_it_reads() {
         }
     }
     assert!(port.has_room());
-    assert_eq!((lost(&mut port), bench.alarm.ended()), (0, None));
+    assert_eq!((lost(&mut port), bench.alarm.raised()), (0, None));
     assert!(!bench.is_woken(20), "and nobody is woken for room that nobody waits for");
 }
 
@@ -218,7 +218,7 @@ fn datagrams_of_strangers_are_dropped_with_their_reason() {
     assert_eq!(port.receive(&mut bench.buffer), stranger);
     assert_eq!(port.receive(&mut bench.buffer), stranger);
     assert_eq!(bench.received(&mut port), [vec![1; 60]]);
-    assert_eq!(bench.alarm.ended(), None);
+    assert_eq!(bench.alarm.raised(), None);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_peer_that_is_gone_is_noticed_by_the_next_datagram() {
     let (mut port, guest) = bench.datagrams(&place);
     drop(guest);
     assert_eq!(port.transmit(&to_guest(1, 60)), Transmit::Full);
-    assert_eq!(bench.alarm.ended(), Some(Ended::Gone));
+    assert_eq!(bench.alarm.raised(), Some(Ended::Gone));
     assert!(!port.has_room());
 }
 

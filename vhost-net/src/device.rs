@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use lichen_netstack::port::alarm::Alarm;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -19,7 +20,7 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use crate::bell;
 use crate::features::{self, OFFERED, PROTOCOL_FEATURES};
 use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError};
-use crate::port::{Alarm, Notifiers, VhostPort};
+use crate::port::{Failure, Notifiers, VhostPort};
 use crate::queue::error::RingError;
 use crate::queue::from_guest::FromGuest;
 use crate::queue::layout::Layout;
@@ -83,7 +84,7 @@ impl Device {
     /// Both rings, when they may run.
     pub(crate) fn port(
         &self,
-        alarm: &Arc<Alarm>,
+        alarm: &Arc<Alarm<Failure>>,
     ) -> std::result::Result<Option<VhostPort>, NotRunning> {
         let Some(memory) = self.memory.shared() else { return Ok(None) };
         let explicit = self.features & PROTOCOL_FEATURES != 0 || self.features == 0;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use lichen_netstack::counters::{Counters, DropReason};
+use lichen_netstack::port::alarm::Alarm;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
 use crate::bell;
@@ -25,41 +25,6 @@ pub(crate) enum Failure {
     Ring,
     /// The memory was cut short.
     Memory,
-}
-
-/// What a port tells the thread that owns its session.
-#[derive(Debug)]
-pub(crate) struct Alarm {
-    wake: Arc<OwnedFd>,
-    ring: AtomicBool,
-    memory: AtomicBool,
-}
-
-impl Alarm {
-    /// An alarm that makes `wake`, an eventfd, readable.
-    pub(crate) fn new(wake: Arc<OwnedFd>) -> Self {
-        Self { wake, ring: AtomicBool::new(false), memory: AtomicBool::new(false) }
-    }
-
-    /// What was raised.
-    pub(crate) fn failure(&self) -> Option<Failure> {
-        if self.memory.load(Ordering::Acquire) {
-            Some(Failure::Memory)
-        } else if self.ring.load(Ordering::Acquire) {
-            Some(Failure::Ring)
-        } else {
-            None
-        }
-    }
-
-    fn raise(&self, failure: Failure) {
-        let flag = match failure {
-            Failure::Ring => &self.ring,
-            Failure::Memory => &self.memory,
-        };
-        flag.store(true, Ordering::Release);
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
 }
 
 /// One ring's descriptors for waking each other.
@@ -84,7 +49,7 @@ pub struct VhostPort {
     /// Errors that the next flush tells.
     untold: u32,
     failed: Option<Failure>,
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Failure>>,
     // After the rings, whose memory it guards.
     memory: Shared,
 }
@@ -95,7 +60,7 @@ impl VhostPort {
         notifiers: [Notifiers; 2],
         offloads: Offloads,
         memory: Shared,
-        alarm: Arc<Alarm>,
+        alarm: Arc<Alarm<Failure>>,
     ) -> Self {
         Self {
             from_guest,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::PortId;
+use lichen_netstack::port::alarm::Alarm;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
@@ -21,7 +22,7 @@ use rustix::net::{
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
 use crate::device::{Device, NotRunning};
-use crate::port::{Alarm, Failure, VhostPort};
+use crate::port::{Failure, VhostPort};
 use crate::service::Datapath;
 
 /// How long a connection may stay without its first message, or a message without its end.
@@ -95,7 +96,7 @@ pub(crate) struct Session {
     inner: UnixStream,
     handler: BackendReqHandler<Mutex<Device>>,
     device: Arc<Mutex<Device>>,
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Failure>>,
     /// The kicks that the datapath watches, while the rings run.
     plugged: Option<[Arc<OwnedFd>; 2]>,
     /// Since when something is waited for that must come soon.
@@ -127,7 +128,7 @@ impl Session {
 
     /// What its rings have raised while they ran.
     pub(crate) fn failure(&self) -> Option<Ended> {
-        let why = match self.alarm.failure()? {
+        let why = match self.alarm.raised()? {
             Failure::Ring => "the guest has broken a ring; restart the guest",
             Failure::Memory => {
                 "the guest's memory was cut short by its monitor; restart the monitor"

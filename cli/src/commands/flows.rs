@@ -18,8 +18,7 @@ pub(crate) async fn flows(arguments: &args::Flows, format: Output) -> Outcome {
     loop {
         let flows = client.flows(arguments.workload.as_deref()).await?;
         if arguments.watch && format == Output::Table && io::stdout().is_terminal() {
-            // To the upper left, and all below is cleared.
-            output::text("\x1b[H\x1b[J")?;
+            output::clear_screen()?;
         }
         show(&flows, format)?;
         if !arguments.watch {

@@ -49,8 +49,7 @@ pub(crate) async fn top(format: Output) -> Outcome {
         let after = (Instant::now(), client.status().await?);
         let rates = rates(&before.1, &after.1, after.0 - before.0);
         if is_watched {
-            // To the upper left, and all below is cleared.
-            output::text("\x1b[H\x1b[J")?;
+            output::clear_screen()?;
         }
         match format {
             Output::Json => output::json(&rates)?,

@@ -198,21 +198,29 @@ impl Shared {
         match command {
             Command::Hello { protocol, version } => hello(protocol, &version),
             Command::Inventory => Answer::Inventory(self.datapath().inventory()),
-            Command::Statistics => {
-                while counted.try_recv().is_ok() {}
-                self.datapath().request_statistics();
-                counts(counted)
-            }
-            Command::Flows { port } => {
-                while counted.try_recv().is_ok() {}
-                self.datapath().request_flows(port);
-                counts(counted)
-            }
+            Command::Statistics => self.count(counted, Datapath::request_statistics),
+            Command::Flows { port } => self.count(counted, |it| it.request_flows(port)),
             Command::Capture { ports, snaplen } => self.capture(&ports, snaplen, descriptor),
             command => match self.datapath().handle_command(command, descriptor) {
                 Ok(()) => Answer::Done,
                 Err(error) => Answer::Refused { reason: chain(&error) },
             },
+        }
+    }
+
+    /// Asks the worker, and answers with what it tells, should it do so in time.
+    fn count(
+        &self,
+        counted: &mpsc::Receiver<Counted>,
+        request: impl FnOnce(&Datapath<Attachments>),
+    ) -> Answer {
+        // What came too late for an earlier question.
+        while counted.try_recv().is_ok() {}
+        request(&self.datapath());
+        match counted.recv_timeout(WORKER_PATIENCE) {
+            Ok(Counted::Statistics(statistics)) => Answer::Statistics(statistics),
+            Ok(Counted::Flows(flows)) => Answer::Flows(flows),
+            Err(_) => Answer::Refused { reason: "the worker did not answer in time".into() },
         }
     }
 
@@ -283,15 +291,6 @@ impl Shared {
         if failed && let Some(link) = control.take() {
             link.close();
         }
-    }
-}
-
-/// The answer with what the worker tells, should it do so in time.
-fn counts(counted: &mpsc::Receiver<Counted>) -> Answer {
-    match counted.recv_timeout(WORKER_PATIENCE) {
-        Ok(Counted::Statistics(statistics)) => Answer::Statistics(statistics),
-        Ok(Counted::Flows(flows)) => Answer::Flows(flows),
-        Err(_) => Answer::Refused { reason: "the worker did not answer in time".into() },
     }
 }
 

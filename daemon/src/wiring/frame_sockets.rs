@@ -119,7 +119,7 @@ struct Place {
 }
 
 struct Guest {
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Ended>>,
     end: FarEnd,
 }
 
@@ -326,7 +326,7 @@ impl<P: Plugs> Running<P> {
         let ended: Vec<(PortId, Ended)> = self
             .places
             .iter()
-            .filter_map(|(port, place)| Some((*port, place.guest.as_ref()?.alarm.ended()?)))
+            .filter_map(|(port, place)| Some((*port, place.guest.as_ref()?.alarm.raised()?)))
             .collect();
         ended.into_iter().for_each(|(port, why)| self.end(port, why));
     }

@@ -1,4 +1,4 @@
-//! How a port tells the thread that owns its guest's socket that the guest is served no longer.
+//! How a port tells the thread that owns its guest's socket that the guest is served no longer, and why.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,25 +14,25 @@ pub enum Ended {
 
 /// Raised by a port, once, and heard by whoever waits for `wake`.
 #[derive(Debug)]
-pub struct Alarm {
+pub struct Alarm<T> {
     wake: Arc<OwnedFd>,
-    ended: Mutex<Option<Ended>>,
+    raised: Mutex<Option<T>>,
 }
 
-impl Alarm {
+impl<T: Clone> Alarm<T> {
     /// An alarm that makes `wake`, an eventfd, readable.
     pub fn new(wake: Arc<OwnedFd>) -> Self {
-        Self { wake, ended: Mutex::new(None) }
+        Self { wake, raised: Mutex::new(None) }
     }
 
     /// What was raised.
-    pub fn ended(&self) -> Option<Ended> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn raised(&self) -> Option<T> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The first reason is the one that is told.
-    pub(super) fn raise(&self, why: Ended) {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    pub fn raise(&self, why: T) {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
         // A counter that is full wakes as well.
         let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
     }

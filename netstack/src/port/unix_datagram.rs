@@ -45,7 +45,7 @@ pub struct UnixDatagramPort {
     socket: Arc<OwnedFd>,
     peer: SocketAddrUnix,
     watch: FrameWatch,
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Ended>>,
     timer: OwnedFd,
     backlog: VecDeque<Box<[u8]>>,
     backlog_bytes: usize,
@@ -71,7 +71,7 @@ impl UnixDatagramPort {
         socket: Arc<OwnedFd>,
         peer: SocketAddrUnix,
         watch: FrameWatch,
-        alarm: Arc<Alarm>,
+        alarm: Arc<Alarm<Ended>>,
     ) -> rustix::io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;

@@ -25,7 +25,7 @@ const WRITE_SIZE: usize = 64 << 10;
 pub struct UnixStreamPort {
     stream: Arc<OwnedFd>,
     watch: FrameWatch,
-    alarm: Arc<Alarm>,
+    alarm: Arc<Alarm<Ended>>,
     inbox: Inbox,
     outbox: Outbox,
     state: State,
@@ -48,7 +48,7 @@ impl UnixStreamPort {
     pub fn new(
         stream: Arc<OwnedFd>,
         watch: FrameWatch,
-        alarm: Arc<Alarm>,
+        alarm: Arc<Alarm<Ended>>,
     ) -> rustix::io::Result<Self> {
         watch.begin(&*stream)?;
         Ok(Self {

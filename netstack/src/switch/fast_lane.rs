@@ -44,17 +44,12 @@ impl<'a> FastLane<'a> {
     #[inline(always)]
     pub fn judge(&mut self, port: &PortSpec, frame: &[u8]) -> Option<(Location, VnetHeader)> {
         let head = frame.first_chunk::<SHORTEST>()?;
-        let mac = |at: usize| MacAddr(head[at..at + 6].try_into().expect("six bytes"));
-        let (destination, source) = (mac(VNET_LEN), mac(VNET_LEN + 6));
-        let is_for_neighbour = source == port.mac
-            && destination != source
-            && destination != self.network.spec.gateway_mac
-            && !destination.is_multicast();
+        let (destination, is_for_neighbour) = self.look_at_macs(port, head);
         let len = usize::from(be16(head, IP + 2));
         let is_plain = be16(head, IP - 2) == 0x0800
             && head[IP] == 0x45
             && be16(head, IP + 6) & 0x3fff == 0
-            && frame.len() - VNET_LEN <= ETHERNET_LEN + usize::from(self.network.spec.mtu)
+            && self.is_within_mtu(frame)
             && len <= frame.len() - IP;
         let addresses = (be32(head, IP + 12), be32(head, IP + 16));
         let is_own = addresses.0 == port.address.to_bits()
@@ -66,7 +61,9 @@ impl<'a> FastLane<'a> {
         let transport = &frame[TRANSPORT..];
         let len = len.checked_sub(IPV4_LEN)?;
         let (offset, is_sound) = match head[IP + 9] {
-            PROTOCOL_UDP => (6, is_sound_datagram(transport, len)),
+            // What is for a server may be the gateway's to answer, by the address it is sent to.
+            PROTOCOL_UDP if be16(transport, 2) == SERVER_PORT => return None,
+            PROTOCOL_UDP => (6, is_sound_datagram(transport, len, (SERVER_PORT, CLIENT_PORT))),
             PROTOCOL_TCP => (16, is_sound_segment(transport, len)),
             _ => return None,
         };
@@ -91,15 +88,9 @@ impl<'a> FastLane<'a> {
         if be16(head, IP - 2) != 0x86dd || head[IP] >> 4 != 6 {
             return None;
         }
-        let mac = |at: usize| MacAddr(head[at..at + 6].try_into().expect("six bytes"));
-        let (destination, source) = (mac(VNET_LEN), mac(VNET_LEN + 6));
-        let is_for_neighbour = source == port.mac
-            && destination != source
-            && destination != self.network.spec.gateway_mac
-            && !destination.is_multicast();
+        let (destination, is_for_neighbour) = self.look_at_macs(port, head);
         let len = usize::from(be16(head, IP + 4));
-        let fits = frame.len() - VNET_LEN <= ETHERNET_LEN + usize::from(self.network.spec.mtu)
-            && len <= frame.len() - TRANSPORT6;
+        let fits = self.is_within_mtu(frame) && len <= frame.len() - TRANSPORT6;
         let address =
             |at: usize| Ipv6Addr::from_octets(head[at..at + 16].try_into().expect("sixteen bytes"));
         let (from, to) = (address(IP + 8), address(IP + 24));
@@ -109,13 +100,32 @@ impl<'a> FastLane<'a> {
         }
         let transport = &frame[TRANSPORT6..];
         let (offset, is_sound) = match head[IP + 6] {
-            PROTOCOL_UDP => (6, is_sound_datagram6(transport, len)),
+            PROTOCOL_UDP => {
+                (6, is_sound_datagram(transport, len, (dhcp6::SERVER_PORT, dhcp6::CLIENT_PORT)))
+            }
             PROTOCOL_TCP => (16, is_sound_segment(transport, len)),
             _ => return None,
         };
         // A datagram without a checksum is none (RFC 8200 8.1).
         let vnet = left_to_do(head, IPV6_LEN, offset, false).filter(|_| is_sound)?;
         Some((self.location_of(destination)?, vnet))
+    }
+
+    /// Where a frame goes, and whether it goes from this port to another.
+    #[inline(always)]
+    fn look_at_macs(&self, port: &PortSpec, head: &[u8]) -> (MacAddr, bool) {
+        let mac = |at: usize| MacAddr(head[at..at + 6].try_into().expect("six bytes"));
+        let (destination, source) = (mac(VNET_LEN), mac(VNET_LEN + 6));
+        let is_for_neighbour = source == port.mac
+            && destination != source
+            && destination != self.network.spec.gateway_mac
+            && !destination.is_multicast();
+        (destination, is_for_neighbour)
+    }
+
+    #[inline(always)]
+    fn is_within_mtu(&self, frame: &[u8]) -> bool {
+        frame.len() - VNET_LEN <= ETHERNET_LEN + usize::from(self.network.spec.mtu)
     }
 
     #[inline(always)]
@@ -155,26 +165,16 @@ fn left_to_do(head: &[u8], ip_len: usize, offset: u16, has_no_sum: bool) -> Opti
     }
 }
 
-/// As `wire::headers` has it; DHCP is the gateway's affair. Eight bytes of `datagram` are there.
+/// As `wire::headers` has it. A server's port as source and a client's as destination are DHCP's, which is the
+/// gateway's affair. Eight bytes of `datagram` are there.
 #[inline(always)]
-fn is_sound_datagram(datagram: &[u8], len: usize) -> bool {
+fn is_sound_datagram(datagram: &[u8], len: usize, (server, client): (u16, u16)) -> bool {
     let (from, to) = (be16(datagram, 0), be16(datagram, 2));
     usize::from(be16(datagram, 4)) == len
         && len >= UDP_LEN
         && to != 0
-        && from != SERVER_PORT
-        && to != CLIENT_PORT
-        && to != SERVER_PORT
-}
-
-/// The same over IPv6.
-fn is_sound_datagram6(datagram: &[u8], len: usize) -> bool {
-    let (from, to) = (be16(datagram, 0), be16(datagram, 2));
-    usize::from(be16(datagram, 4)) == len
-        && len >= UDP_LEN
-        && to != 0
-        && from != dhcp6::SERVER_PORT
-        && to != dhcp6::CLIENT_PORT
+        && from != server
+        && to != client
 }
 
 /// As [`TcpHeader::parse`](crate::wire::tcp::TcpHeader::parse) has it.
