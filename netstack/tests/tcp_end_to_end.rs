@@ -269,3 +269,131 @@ fn a_published_port_that_nothing_listens_on_resets_its_client() {
     run(&mut lab, &mut guest, 5, |lab, _| lab.world.ending(client).reset);
     assert_eq!(lab.used(0, "tcp_flows"), 0);
 }
+
+/// Sends `back` from the server in one long stream, and ends it; answers how many frames came in pieces.
+fn stream_back(
+    (mut lab, mut guest, peer): (Lab, TcpGuest, u64),
+    back: &[u8],
+    mut meanwhile: impl FnMut(&mut Lab, &mut TcpGuest, usize),
+) -> usize {
+    let (mut answered, mut got) = (0, Vec::new());
+    run(&mut lab, &mut guest, 600, |lab, guest| {
+        answered += lab.world.peer_send(peer, &back[answered..]);
+        if answered == back.len() {
+            // The end is told while bytes are under way.
+            lab.world.peer_finish(peer);
+        }
+        while guest.socket().can_recv() {
+            guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).expect("open");
+        }
+        meanwhile(lab, guest, got.len());
+        got.len() == back.len() && guest.state() == State::CloseWait
+    });
+    assert!(got == back, "what the guest got differs");
+    guest.socket().close();
+    run(&mut lab, &mut guest, 300, |lab, _| lab.used(0, "tcp_flows") == 0);
+    assert!(!lab.world.ending(peer).reset);
+    assert_eq!(lab.used(0, "buffered_bytes"), 0);
+    lab.wire(0).gathered()
+}
+
+#[test]
+fn a_long_stream_goes_to_the_guest_in_pieces_over_both_families() {
+    let back = pattern(4_000_000, 21);
+    for guest in [TcpGuest::new, TcpGuest::with_large_segments] {
+        let gathered = stream_back(connected_as(guest, 21, GOOD), &back, |_, _, _| {});
+        assert!(gathered > 30, "{gathered}");
+    }
+}
+
+#[test]
+fn a_long_stream_survives_a_link_that_loses_repeats_and_swaps() {
+    let mut gathered = 0;
+    for seed in 0..30 {
+        let rare = Impairment { loss: 1, duplicate: 1, reorder: 1 };
+        let link = if seed % 2 == 0 { rare } else { BAD };
+        let back = pattern(1_500_000, seed);
+        gathered += stream_back(connected(seed, link), &back, |_, guest, got| {
+            if got == back.len() {
+                // The guest's stack never repeats a lost FIN.
+                guest.heal();
+            }
+        });
+    }
+    assert!(gathered > 300, "{gathered}");
+}
+
+#[test]
+fn a_long_stream_goes_on_when_its_port_takes_whole_frames_only() {
+    let back = pattern(3_000_000, 22);
+    let mut whole_from = None;
+    stream_back(connected(22, GOOD), &back, |lab, _, got| {
+        if got > 1_000_000 && whole_from.is_none() {
+            lab.wire(0).take_whole();
+            whole_from = Some(lab.wire(0).gathered());
+        }
+        assert!(whole_from.is_none_or(|count| count == lab.wire(0).gathered()));
+    });
+    assert!(whole_from.is_some_and(|count| count > 0), "{whole_from:?}");
+}
+
+/// The window is shut for longer than the stream past smoltcp waits, and opens by an update that is lost.
+#[test]
+fn a_long_stream_survives_a_guest_that_stops_reading_in_its_middle() {
+    let (mut lab, mut guest, peer) = connected(23, GOOD);
+    let back = pattern(3_000_000, 23);
+    let (mut answered, mut got) = (0, Vec::new());
+    for round in 0..4 {
+        run(&mut lab, &mut guest, 60, |lab, guest| {
+            answered += lab.world.peer_send(peer, &back[answered..]);
+            while guest.socket().can_recv() {
+                guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+            }
+            got.len() >= (round + 1) * back.len() / 4
+        });
+        for _ in 0..2_000 {
+            answered += lab.world.peer_send(peer, &back[answered..]);
+            guest.step(&mut lab);
+        }
+        // What opens the window again is lost: the gateway must probe.
+        while guest.socket().can_recv() {
+            guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        guest.set_link(Impairment { loss: 100, ..GOOD });
+        guest.step(&mut lab);
+        guest.heal();
+    }
+    run(&mut lab, &mut guest, 60, |_, guest| {
+        while guest.socket().can_recv() {
+            guest.socket().recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        got.len() == back.len()
+    });
+    assert!(got == back);
+}
+
+#[test]
+fn a_reset_amid_a_long_stream_is_passed_on_both_ways() {
+    for of_the_guest in [true, false] {
+        let (mut lab, mut guest, peer) = connected(24, GOOD);
+        let back = pattern(3_000_000, 24);
+        let (mut answered, mut got) = (0, 0);
+        run(&mut lab, &mut guest, 60, |lab, guest| {
+            answered += lab.world.peer_send(peer, &back[answered..]);
+            while guest.socket().can_recv() {
+                got += guest.socket().recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+            }
+            got > 1_500_000
+        });
+        assert!(lab.wire(0).gathered() > 0);
+        if of_the_guest {
+            guest.socket().abort();
+            run(&mut lab, &mut guest, 5, |lab, _| lab.world.ending(peer).closed);
+            assert!(lab.world.ending(peer).reset);
+        } else {
+            lab.world.peer_reset(peer);
+            run(&mut lab, &mut guest, 5, |_, guest| guest.state() == State::Closed);
+        }
+        assert_eq!(lab.used(0, "tcp_flows"), 0);
+    }
+}

@@ -15,7 +15,7 @@ use lichen_netstack::port::tap::Tap;
 use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
-use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
+use lichen_netstack::port::{Gathering, Offloads, Port, Receive, Transmit};
 use lichen_netstack::worker::WorkerCommand;
 use lichen_netstack::worker::event_loop::WorkerHandle;
 use lichen_vhost_net::port::VhostPort;
@@ -61,6 +61,10 @@ impl Port for Attached {
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         // As on a cable that is not plugged in.
         each!(self, io => io.transmit(frame), Transmit::Full)
+    }
+
+    fn gathering(&mut self) -> Option<&mut dyn Gathering> {
+        each!(self, io => io.gathering(), None)
     }
 
     fn has_room(&mut self) -> bool {

@@ -9,6 +9,8 @@ pub mod unix_datagram;
 pub mod unix_stream;
 pub mod watch;
 
+use std::io::IoSlice;
+
 use self::recording::Recorder;
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::VNET_LEN;
@@ -24,6 +26,11 @@ pub trait Port {
 
     /// Hands one frame over. Never waits; a frame that is not [`Transmit::Sent`] may be offered again.
     fn transmit(&mut self, frame: &[u8]) -> Transmit;
+
+    /// The port as one that takes frames in pieces, if putting them together first would only cost.
+    fn gathering(&mut self) -> Option<&mut dyn Gathering> {
+        None
+    }
 
     /// Whether the next frame would be taken.
     fn has_room(&mut self) -> bool;
@@ -44,6 +51,12 @@ pub trait Port {
 
     /// What the receiver of transmitted frames does itself.
     fn offloads(&self) -> Offloads;
+}
+
+/// A port that takes a frame in pieces.
+pub trait Gathering {
+    /// As [`Port::transmit`], of a frame that consists of these parts.
+    fn transmit_parts(&mut self, parts: &[IoSlice<'_>]) -> Transmit;
 }
 
 /// What reading a frame came to.

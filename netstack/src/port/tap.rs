@@ -3,11 +3,12 @@
 //! The device is made and configured elsewhere; here a descriptor is read and written. A write is taken
 //! by the namespace's stack at once, so a tap is never full.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Offloads, Port, Receive, Transmit};
+use super::{Gathering, Offloads, Port, Receive, Transmit};
 use crate::counters::Counters;
 
 /// An open tap.
@@ -47,6 +48,25 @@ impl AsFd for Tap {
     }
 }
 
+impl Gathering for Tap {
+    fn transmit_parts(&mut self, parts: &[IoSlice<'_>]) -> Transmit {
+        transmitted(|| rustix::io::writev(&self.fd, parts))
+    }
+}
+
+fn transmitted(mut write: impl FnMut() -> rustix::io::Result<usize>) -> Transmit {
+    loop {
+        match write() {
+            Ok(_) => return Transmit::Sent,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Transmit::Full,
+            // The interface is down: the frame is lost, as on a cable that is not plugged in.
+            Err(Errno::IO) => return Transmit::Sent,
+            Err(_) => return Transmit::Gone,
+        }
+    }
+}
+
 impl Port for Tap {
     fn receive(&mut self, buffer: &mut [u8]) -> Receive {
         loop {
@@ -61,16 +81,11 @@ impl Port for Tap {
     }
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
-        loop {
-            match rustix::io::write(&self.fd, frame) {
-                Ok(_) => return Transmit::Sent,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Transmit::Full,
-                // The interface is down: the frame is lost, as on a cable that is not plugged in.
-                Err(Errno::IO) => return Transmit::Sent,
-                Err(_) => return Transmit::Gone,
-            }
-        }
+        transmitted(|| rustix::io::write(&self.fd, frame))
+    }
+
+    fn gathering(&mut self) -> Option<&mut dyn Gathering> {
+        Some(self)
     }
 
     fn has_room(&mut self) -> bool {

@@ -1,5 +1,7 @@
 //! The way of a frame to a guest: Ethernet header, offloads that the guest lacks, counters.
 
+use std::io::IoSlice;
+
 use super::{Offloads, Port, Transmit};
 use crate::counters::{Counters, DropReason};
 use crate::frame::offload;
@@ -50,15 +52,57 @@ impl<P: Port> ToGuest<'_, P> {
         deliver(self.port, self.counters, frame, &vnet, None)
     }
 
+    /// Sends an IP packet that lies in pieces: its headers, and its payload. Where the port takes it so, and its guest
+    /// does what `vnet` asks for, nothing is put together.
+    pub fn send_parts(&mut self, headers: &[u8], payload: [&[u8]; 2], vnet: VnetHeader) {
+        self.scratch[IP_OFFSET..IP_OFFSET + headers.len()].copy_from_slice(headers);
+        let payload_len = payload[0].len() + payload[1].len();
+        let offloads = self.port.offloads();
+        if offloads != Offloads::None
+            && takes_gso(offloads, &vnet)
+            && let Some(port) = self.port.gathering()
+        {
+            let head = &mut self.scratch[..IP_OFFSET + headers.len()];
+            put_front(head, self.guest_mac, self.gateway_mac, &vnet);
+            let parts = [IoSlice::new(head), IoSlice::new(payload[0]), IoSlice::new(payload[1])];
+            let result = port.transmit_parts(&parts);
+            let len = head.len() + payload_len - VNET_LEN;
+            count(self.counters, result, len);
+            return;
+        }
+        let mut at = IP_OFFSET + headers.len();
+        for part in payload {
+            self.scratch[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.send_scratch(at - IP_OFFSET, vnet);
+    }
+
     /// Sends the IP packet of `len` bytes that was built at [`IP_OFFSET`] of the scratch buffer.
     pub fn send_scratch(&mut self, len: usize, vnet: VnetHeader) -> Transmit {
         let frame = &mut self.scratch[..IP_OFFSET + len];
-        frame[..VNET_LEN].copy_from_slice(&vnet.emit());
-        frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&self.guest_mac.0);
-        frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&self.gateway_mac.0);
-        let ethertype = if frame[IP_OFFSET] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
-        frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&ethertype);
+        put_front(frame, self.guest_mac, self.gateway_mac, &vnet);
         deliver(self.port, self.counters, frame, &vnet, None)
+    }
+}
+
+/// Writes what stands before the IP packet at [`IP_OFFSET`].
+fn put_front(frame: &mut [u8], guest: MacAddr, gateway: MacAddr, vnet: &VnetHeader) {
+    frame[..VNET_LEN].copy_from_slice(&vnet.emit());
+    frame[VNET_LEN..VNET_LEN + 6].copy_from_slice(&guest.0);
+    frame[VNET_LEN + 6..VNET_LEN + 12].copy_from_slice(&gateway.0);
+    let ethertype = if frame[IP_OFFSET] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+    frame[VNET_LEN + 12..IP_OFFSET].copy_from_slice(&ethertype);
+}
+
+/// Whether a receiver takes a frame whole that stands for several, should it be one.
+fn takes_gso(offloads: Offloads, vnet: &VnetHeader) -> bool {
+    match vnet.gso.map(|gso| gso.kind) {
+        None => true,
+        Some(GsoKind::Tcpv4 | GsoKind::Tcpv6) => {
+            matches!(offloads, Offloads::ChecksumAndTcp | Offloads::ChecksumTcpAndUdp)
+        }
+        Some(GsoKind::UdpL4) => offloads == Offloads::ChecksumTcpAndUdp,
     }
 }
 
@@ -73,14 +117,7 @@ pub fn deliver<P: Port>(
     headers: Option<&Headers>,
 ) -> Transmit {
     let offloads = port.offloads();
-    let takes_gso = match vnet.gso.map(|gso| gso.kind) {
-        None => true,
-        Some(GsoKind::Tcpv4 | GsoKind::Tcpv6) => {
-            matches!(offloads, Offloads::ChecksumAndTcp | Offloads::ChecksumTcpAndUdp)
-        }
-        Some(GsoKind::UdpL4) => offloads == Offloads::ChecksumTcpAndUdp,
-    };
-    if !takes_gso {
+    if !takes_gso(offloads, vnet) {
         return deliver_segments(port, counters, frame, vnet, headers);
     }
     if let (Some(partial), Offloads::None) = (vnet.checksum, offloads) {
@@ -132,14 +169,20 @@ fn deliver_segments<P: Port>(
 #[inline]
 fn transmit<P: Port>(port: &mut P, counters: &mut Counters, frame: &[u8]) -> Transmit {
     let result = port.transmit(frame);
+    count(counters, result, frame.len() - VNET_LEN);
+    result
+}
+
+/// Counts a frame of `len` bytes, Ethernet header included.
+#[inline]
+fn count(counters: &mut Counters, result: Transmit, len: usize) {
     match result {
         Transmit::Sent => {
             counters.frames_to_guest += 1;
-            counters.bytes_to_guest += (frame.len() - VNET_LEN) as u64;
+            counters.bytes_to_guest += len as u64;
         }
         Transmit::Full => counters.drop(DropReason::ToGuestFull),
         Transmit::Malformed => counters.drop(DropReason::RingError),
         Transmit::Gone => counters.drop(DropReason::ToGuestGone),
     }
-    result
 }

@@ -106,8 +106,13 @@ impl TcpGuest {
 
     /// Makes the link good.
     pub fn heal(&mut self) {
-        self.from_guest.set(Impairment::default());
-        self.to_guest.set(Impairment::default());
+        self.set_link(Impairment::default());
+    }
+
+    /// Changes how bad the link is.
+    pub fn set_link(&mut self, impairment: Impairment) {
+        self.from_guest.set(impairment);
+        self.to_guest.set(impairment);
     }
 
     /// One millisecond of the guest, the lab, and the link between them.

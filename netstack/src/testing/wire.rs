@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::rc::Rc;
 
 use crate::counters::Counters;
-use crate::port::{Offloads, Port, Receive, Transmit};
+use crate::port::{Gathering, Offloads, Port, Receive, Transmit};
 
 /// Both directions of a simulated port; clones share them.
 #[derive(Clone, Debug)]
@@ -21,6 +22,9 @@ struct State {
     offloads: Offloads,
     gone: bool,
     sabotaged: bool,
+    gathers: bool,
+    /// Frames that came in pieces.
+    gathered: usize,
 }
 
 impl State {
@@ -40,6 +44,8 @@ impl Wire {
             offloads,
             gone: false,
             sabotaged: false,
+            gathers: true,
+            gathered: 0,
         })))
     }
 
@@ -63,6 +69,16 @@ impl Wire {
         self.0.borrow_mut().room = room;
     }
 
+    /// Takes frames whole only, from now on.
+    pub fn take_whole(&self) {
+        self.0.borrow_mut().gathers = false;
+    }
+
+    /// How many frames came in pieces.
+    pub fn gathered(&self) -> usize {
+        self.0.borrow().gathered
+    }
+
     /// Makes the next read panic, as a defect of ours would.
     pub fn sabotage(&self) {
         self.0.borrow_mut().sabotaged = true;
@@ -71,6 +87,13 @@ impl Wire {
     /// Unplugs the guest.
     pub fn unplug(&self) {
         self.0.borrow_mut().gone = true;
+    }
+}
+
+impl Gathering for Wire {
+    fn transmit_parts(&mut self, parts: &[IoSlice<'_>]) -> Transmit {
+        self.0.borrow_mut().gathered += 1;
+        self.transmit(&parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>())
     }
 }
 
@@ -100,6 +123,10 @@ impl Port for Wire {
             state.unflushed.push_back(frame.to_vec());
             Transmit::Sent
         }
+    }
+
+    fn gathering(&mut self) -> Option<&mut dyn Gathering> {
+        if self.0.borrow().gathers { Some(self) } else { None }
     }
 
     fn has_room(&mut self) -> bool {

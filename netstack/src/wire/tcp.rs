@@ -125,9 +125,30 @@ impl BareSegment {
 
     /// Writes the packet, checksums included.
     pub fn emit(&self) -> Vec<u8> {
+        let (mut packet, ip_len) = self.headers(0);
+        let sum = checksum::finish(checksum::add(self.pseudo_header(0), &packet[ip_len..]));
+        packet[ip_len + 16..ip_len + 18].copy_from_slice(&sum.to_be_bytes());
+        packet
+    }
+
+    /// Writes the headers of a packet with that much data behind them, and how long the IP header is. The checksum
+    /// is left to whoever sends it on (it stands for the pseudo-header alone).
+    pub fn emit_before(&self, payload_len: usize) -> (Vec<u8>, usize) {
+        let (mut packet, ip_len) = self.headers(payload_len);
+        let pseudo = checksum::fold(self.pseudo_header(payload_len));
+        packet[ip_len + 16..ip_len + 18].copy_from_slice(&pseudo.to_be_bytes());
+        (packet, ip_len)
+    }
+
+    fn pseudo_header(&self, payload_len: usize) -> u64 {
         let (from, to) = (self.from.ip(), self.to.ip());
-        let header = IpHeader::between(from, to, PROTOCOL_TCP);
-        let header = header.unfragmented().with_payload_len(TCP_LEN);
+        checksum::pseudo_header_between(from, to, PROTOCOL_TCP, TCP_LEN + payload_len)
+    }
+
+    /// Both headers, the checksum of TCP left out.
+    fn headers(&self, payload_len: usize) -> (Vec<u8>, usize) {
+        let header = IpHeader::between(self.from.ip(), self.to.ip(), PROTOCOL_TCP);
+        let header = header.unfragmented().with_payload_len(TCP_LEN + payload_len);
         let mut packet = header.emit().as_slice().to_vec();
         packet.resize(header.len() + TCP_LEN, 0);
         let segment = &mut packet[header.len()..];
@@ -138,10 +159,7 @@ impl BareSegment {
         segment[12] = 5 << 4;
         segment[13] = self.flags.0;
         segment[14..16].copy_from_slice(&self.window.to_be_bytes());
-        let pseudo = checksum::pseudo_header_between(from, to, PROTOCOL_TCP, TCP_LEN);
-        let sum = checksum::finish(checksum::add(pseudo, segment));
-        segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        packet
+        (packet, header.len())
     }
 }
 

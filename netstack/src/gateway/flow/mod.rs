@@ -5,6 +5,7 @@
 
 mod datagram_batch;
 mod datagram_table;
+mod direct;
 pub mod echo;
 pub mod idle_queue;
 mod past;

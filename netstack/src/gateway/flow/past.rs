@@ -1,4 +1,5 @@
-//! What of a guest's stream went past smoltcp, and what its numbers are then.
+//! What of a guest's stream to us went past smoltcp, and what its numbers are then. [`Direct`](super::direct) is the
+//! other direction.
 
 use crate::wire::tcp::{Flags, TCP_LEN};
 
@@ -28,7 +29,7 @@ impl Past {
         if self.len == 0 {
             return;
         }
-        self.raise(&mut segment[8..12]);
+        raise(&mut segment[8..12], self.len);
         let header_len = usize::from(segment[12] >> 4) * 4;
         let mut options = &mut segment[TCP_LEN..header_len];
         while let [kind, tail @ ..] = options {
@@ -39,14 +40,15 @@ impl Past {
             };
             let (option, rest) = std::mem::take(&mut options).split_at_mut(len);
             if option[0] == SACK {
-                option[2..].chunks_exact_mut(4).for_each(|edge| self.raise(edge));
+                option[2..].chunks_exact_mut(4).for_each(|edge| raise(edge, self.len));
             }
             options = rest;
         }
     }
+}
 
-    fn raise(&self, number: &mut [u8]) {
-        let theirs = u32::from_be_bytes((&*number).try_into().expect("four bytes"));
-        number.copy_from_slice(&theirs.wrapping_add(self.len).to_be_bytes());
-    }
+/// Adds to a sequence number, as it is written.
+pub(super) fn raise(number: &mut [u8], by: u32) {
+    let lower = u32::from_be_bytes((&*number).try_into().expect("four bytes"));
+    number.copy_from_slice(&lower.wrapping_add(by).to_be_bytes());
 }

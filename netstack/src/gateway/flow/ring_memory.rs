@@ -1,4 +1,4 @@
-//! Memory of a TCP flow's two rings: reserved at full size, resident only where it was written.
+//! Memory of a TCP flow's rings: reserved at full size, resident only where it was written.
 
 #![expect(unsafe_code, reason = "maps and trims anonymous memory")]
 
@@ -10,9 +10,11 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 /// Bytes of one ring: 2^20 − 1. Never a power of two: smoltcp keeps the unscaled window of its SYN and
 /// shifts it later, so a guest that fills a power-of-two window before our first ACK would overrun it.
 const RING_LEN: usize = (1 << 20) - 1;
-const MAPPING_LEN: usize = 2 << 20;
+const MAPPING_LEN: usize = RINGS * (RING_LEN + 1);
+/// What comes from the guest, what smoltcp sends to it, and what we send past smoltcp.
+const RINGS: usize = 3;
 
-/// One mapping that holds both rings of a flow.
+/// One mapping that holds all rings of a flow.
 #[derive(Debug)]
 pub(super) struct RingMemory {
     start: NonNull<u8>,
@@ -37,19 +39,19 @@ impl RingMemory {
         Ok(Self { start })
     }
 
-    /// The two rings.
+    /// The rings.
     ///
     /// # Safety
     /// To be called once, and the slices must be gone before `self` is.
-    pub(super) unsafe fn rings(&self) -> (&'static mut [u8], &'static mut [u8]) {
-        // SAFETY: both ranges lie in the mapping, do not overlap, are initialised (anonymous memory is
-        // zero), and by the contract above no other reference to them exists while they live.
-        unsafe {
-            let first = std::slice::from_raw_parts_mut(self.start.as_ptr(), RING_LEN);
-            let second =
-                std::slice::from_raw_parts_mut(self.start.as_ptr().add(RING_LEN + 1), RING_LEN);
-            (first, second)
-        }
+    pub(super) unsafe fn rings(&self) -> [&'static mut [u8]; RINGS] {
+        std::array::from_fn(|index| {
+            // SAFETY: the ranges lie in the mapping, do not overlap, are initialised (anonymous memory is
+            // zero), and by the contract above no other reference to them exists while they live.
+            unsafe {
+                let start = self.start.as_ptr().add(index * (RING_LEN + 1));
+                std::slice::from_raw_parts_mut(start, RING_LEN)
+            }
+        })
     }
 
     /// Gives all pages back; the rings read as zeroes afterwards. Only for rings that hold nothing.

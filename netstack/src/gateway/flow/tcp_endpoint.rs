@@ -3,7 +3,7 @@
 //! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
 //! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
 //! `Headers` has done that. Large data that comes in order goes past it, straight from the frame to the host
-//! (see [`Endpoint::is_next`]). Its clock runs ten times faster than ours, which shortens its one
+//! (see [`Endpoint::is_next`]), and so does the middle of a long stream to the guest (see [`Direct`]). Its clock runs ten times faster than ours, which shortens its one
 //! second of minimal retransmission time-out to what a link inside one machine deserves.
 
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use smoltcp::phy::{
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 
-use super::past::Past;
+use super::direct::{Acknowledgement, Direct, Sign, Way};
+use super::past::{Past, raise};
 use super::ring_memory::RingMemory;
 use super::tcp_guard::{Judgement, TcpGuard};
 use crate::counters::DropReason;
@@ -26,6 +27,7 @@ use crate::port::Port;
 use crate::port::to_guest::{IP_OFFSET, ToGuest};
 use crate::time::Instant;
 use crate::wire::ip::header_len_of;
+use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
 use crate::wire::tcp::{BareSegment, Flags, PROTOCOL_TCP, TCP_LEN, TcpHeader, option};
 use crate::wire::{ETHERNET_LEN, checksum};
@@ -41,6 +43,8 @@ const POOL_LEN: usize = 64;
 /// Least data in a segment that is offered to the host directly. What fits fewer segments of a wire waits for
 /// the answer that may carry its acknowledgement, as smoltcp does it.
 const LEAST_DIRECT: usize = 8 << 10;
+/// Most data in a segment that goes past smoltcp: what fits an IP packet with either header.
+const MAX_DIRECT: usize = 65_535 - IPV6_LEN - TCP_LEN;
 /// What a guest takes that says nothing, or nonsense (RFC 9293 3.7.1; Linux has the same floor).
 const LEAST_MSS: u16 = 536;
 /// A ring that carried more than this is trimmed before its pages rest.
@@ -54,10 +58,11 @@ pub struct TcpStack {
     mtu: u16,
 }
 
-/// A socket with its rings. The set is dropped before the memory that it refers to.
+/// A socket with its rings. The set and the ring are dropped before the memory that they refer to.
 struct Rings {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
+    direct: Direct,
     memory: RingMemory,
     /// Bytes that went through since the last trim.
     carried: usize,
@@ -113,7 +118,7 @@ impl TcpStack {
         if self.pool.len() < POOL_LEN {
             rings.sockets.get_mut::<Socket<'_>>(rings.handle).abort();
             rings.trim_if_used();
-            self.pool.push(rings);
+            self.pool.push(Rings { direct: rings.direct.clear(), ..rings });
         }
     }
 
@@ -129,9 +134,9 @@ impl Rings {
     #[expect(unsafe_code, reason = "lends a mapping to smoltcp for as long as both live")]
     fn new() -> std::io::Result<Self> {
         let memory = RingMemory::new()?;
-        // SAFETY: called once; the slices end up in `sockets`, which is declared before `memory` and so
-        // dropped before it, and which never leaves this struct.
-        let (receive, send) = unsafe { memory.rings() };
+        // SAFETY: called once; the slices end up in `sockets` and `direct`, which are declared before `memory` and so
+        // dropped before it, and which never leave this struct.
+        let [receive, send, direct] = unsafe { memory.rings() };
         let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
         // The guest and the host's peer delay and coalesce as they wish; we add nothing to that. An
         // acknowledgement of less than a segment waits for the answer that will carry it, but not long.
@@ -140,7 +145,7 @@ impl Rings {
         socket.set_nagle_enabled(false);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Ok(Self { sockets, handle, memory, carried: 0 })
+        Ok(Self { sockets, handle, direct: Direct::new(direct), memory, carried: 0 })
     }
 
     fn trim_if_used(&mut self) {
@@ -182,7 +187,7 @@ impl Endpoint {
 
     /// Bytes in both rings.
     pub fn buffered(&self) -> usize {
-        self.socket().recv_queue() + self.socket().send_queue()
+        self.socket().recv_queue() + self.unacknowledged()
     }
 
     /// Bytes of the guest that wait to be read.
@@ -201,12 +206,20 @@ impl Endpoint {
 
     /// Whether bytes for the guest can be added.
     pub fn is_writable(&self) -> bool {
-        self.socket().can_send()
+        match self.way() {
+            Way::Direct => self.socket().may_send() && self.rings.direct.has_room(),
+            Way::Smoltcp => self.socket().can_send(),
+            Way::Wait => false,
+        }
+    }
+
+    fn way(&self) -> Way {
+        self.rings.direct.way(self.socket().send_queue())
     }
 
     /// Bytes for the guest that it has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
-        self.socket().send_queue()
+        self.socket().send_queue() + self.rings.direct.len()
     }
 
     /// Lets `consume` take bytes of the guest; it answers how many it took.
@@ -226,6 +239,12 @@ impl Endpoint {
 
     /// Lets `fill` write bytes for the guest; it answers how many it wrote.
     pub fn write<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
+        if self.way() == Way::Direct {
+            let (len, result) = fill(self.rings.direct.room());
+            self.rings.direct.add(len);
+            self.rings.carried += len;
+            return Some(result);
+        }
         let mut written = 0;
         let result = self
             .socket_mut()
@@ -236,12 +255,22 @@ impl Endpoint {
             })
             .ok();
         self.rings.carried += written;
+        self.rings.direct.note(written);
         result
     }
 
     /// Finishes our direction once all written bytes are through.
     pub fn finish(&mut self) {
-        self.socket_mut().close();
+        self.rings.direct.ends = true;
+        self.finish_behind_direct();
+    }
+
+    /// smoltcp sends our end, as soon as nothing is before it that it does not know.
+    fn finish_behind_direct(&mut self) {
+        if self.rings.direct.ends && self.rings.direct.is_empty() {
+            self.rings.direct.ends = false;
+            self.socket_mut().close();
+        }
     }
 
     /// Resets the connection; the segment goes out with the next [`Endpoint::flush`].
@@ -324,11 +353,10 @@ impl Endpoint {
             self.flush(stack, now, to_guest);
         }
         let tcp = header_len_of(packet);
+        let mut acknowledgement = header.acknowledgement;
         match self.guard.judge(header) {
             Judgement::Accept => {}
-            Judgement::AcceptWithAcknowledgement(acknowledgement) => {
-                packet[tcp + 8..tcp + 12].copy_from_slice(&acknowledgement.to_be_bytes());
-            }
+            Judgement::AcceptWithAcknowledgement(raised) => acknowledgement = raised,
             Judgement::Reset => {
                 self.reset_by_guest = true;
                 return;
@@ -347,6 +375,9 @@ impl Endpoint {
                 .and_then(|mss| mss.first_chunk())
                 .map_or(LEAST_MSS, |mss| u16::from_be_bytes(*mss).max(LEAST_MSS));
         }
+        self.acknowledge_direct(now, header, acknowledgement);
+        let lowered = self.rings.direct.lower(acknowledgement);
+        packet[tcp + 8..tcp + 12].copy_from_slice(&lowered.to_be_bytes());
         self.guard.observe_from_guest(header);
         self.past.window = header.window;
         let sequence = header.sequence.wrapping_sub(self.past.len);
@@ -357,6 +388,7 @@ impl Endpoint {
             to_guest,
             guard: &mut self.guard,
             past: &mut self.past,
+            ahead: self.rings.direct.ahead(),
             limits: Limits { mtu: stack.mtu, guest_mss: self.guest_mss },
         };
         stack.interface.poll_ingress_single(clock(now), &mut device, &mut self.rings.sockets);
@@ -373,13 +405,16 @@ impl Endpoint {
         now: Instant,
         to_guest: &mut ToGuest<'_, P>,
     ) -> Flush {
+        let limits = Limits { mtu: stack.mtu, guest_mss: self.guest_mss };
+        self.flush_direct(now, limits, to_guest);
         for _ in 0..MAX_BURST {
             let mut device = Wire {
                 from_guest: None,
                 to_guest,
                 guard: &mut self.guard,
                 past: &mut self.past,
-                limits: Limits { mtu: stack.mtu, guest_mss: self.guest_mss },
+                ahead: self.rings.direct.ahead(),
+                limits,
             };
             let result =
                 stack.interface.poll_egress(clock(now), &mut device, &mut self.rings.sockets);
@@ -389,6 +424,79 @@ impl Endpoint {
             }
         }
         Flush::More
+    }
+
+    /// Follows what a segment of the guest acknowledges of the bytes that went past smoltcp to it.
+    fn acknowledge_direct(&mut self, now: Instant, header: &TcpHeader, acknowledgement: u32) {
+        let is_current = acknowledgement == header.acknowledgement;
+        let heard = Acknowledgement {
+            advance: acknowledgement.wrapping_sub(self.guard.acknowledged()),
+            window: is_current.then(|| self.guard.window_of(header)),
+            is_bare: is_current && header.sequence_len() == 0,
+        };
+        if self.rings.direct.handle(now, heard) == Sign::Loss {
+            self.hand_over();
+        }
+        self.finish_behind_direct();
+    }
+
+    fn hand_over(&mut self) {
+        let Rings { sockets, handle, direct, .. } = &mut self.rings;
+        direct.hand_over(sockets.get_mut(*handle));
+        self.finish_behind_direct();
+    }
+
+    /// Sends what goes past smoltcp, as much as the guest takes.
+    fn flush_direct<P: Port>(
+        &mut self,
+        now: Instant,
+        limits: Limits,
+        to_guest: &mut ToGuest<'_, P>,
+    ) {
+        self.rings.direct.set_possible(to_guest.port.gathering().is_some());
+        if self.rings.direct.is_stuck(now) {
+            return self.hand_over();
+        }
+        let Some((from, to)) = self.ends().filter(|_| !self.rings.direct.is_empty()) else {
+            return;
+        };
+        let ip_len = if from.is_ipv6() { IPV6_LEN } else { IPV4_LEN };
+        let mss = usize::from(limits.mss(ip_len).min(self.guest_mss));
+        while let Some(range) = self.rings.direct.next(MAX_DIRECT, mss)
+            && to_guest.port.has_room()
+        {
+            let acknowledgement = match self.past.owed.take() {
+                Some(next) => {
+                    self.guard.observe_acknowledgement(next);
+                    next
+                }
+                None => self.guard.expectation().acknowledgement,
+            };
+            let push = if self.rings.direct.is_last(range) { Flags::PSH } else { 0 };
+            let expectation = self.guard.expectation();
+            let segment = BareSegment {
+                from,
+                to,
+                sequence: expectation.sequence,
+                acknowledgement,
+                flags: Flags(Flags::ACK | push),
+                window: expectation.window,
+            };
+            let (headers, ip_len) = segment.emit_before(range.1);
+            let size = u16::try_from(mss).expect("an MSS has sixteen bits");
+            let vnet =
+                partial_checksum(ip_len, TCP_LEN, (range.1 > mss).then_some(size), from.is_ipv6());
+            to_guest.send_parts(&headers, self.rings.direct.parts(range), vnet);
+            self.rings.direct.advance(now, range.1);
+            let sent = u32::try_from(range.1).expect("less than a packet");
+            self.guard.observe_sent(sent);
+        }
+    }
+
+    /// The connection's two ends, ours first.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let socket = self.socket();
+        Some((socket_address(socket.local_endpoint()?), socket_address(socket.remote_endpoint()?)))
     }
 
     /// Acknowledges what went past smoltcp, unless a segment of its own has done so.
@@ -402,9 +510,11 @@ impl Endpoint {
 
     /// When smoltcp wants to be served next.
     pub fn poll_timeout(&self, stack: &mut TcpStack, now: Instant) -> Option<Instant> {
-        stack.interface.poll_at(clock(now), &self.rings.sockets).map(|at| {
+        let protocol = stack.interface.poll_at(clock(now), &self.rings.sockets).map(|at| {
             Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0) / CLOCK_SPEED)
-        })
+        });
+        let direct = self.rings.direct.poll_timeout(now, self.guest_mss.into());
+        protocol.into_iter().chain(direct).min()
     }
 
     /// Whether our end was sent and not acknowledged, with no data left before it.
@@ -429,15 +539,11 @@ impl Endpoint {
     }
 
     fn send_bare<P: Port>(&self, to_guest: &mut ToGuest<'_, P>, flags: Flags, sequence: u32) {
-        let socket = self.socket();
-        let (Some(local), Some(remote)) = (socket.local_endpoint(), socket.remote_endpoint())
-        else {
-            return;
-        };
+        let Some((from, to)) = self.ends() else { return };
         let expectation = self.guard.expectation();
         let segment = BareSegment {
-            from: socket_address(local),
-            to: socket_address(remote),
+            from,
+            to,
             sequence,
             acknowledgement: expectation.acknowledgement,
             flags,
@@ -516,6 +622,8 @@ struct Wire<'a, 'b, P> {
     to_guest: &'a mut ToGuest<'b, P>,
     guard: &'a mut TcpGuard,
     past: &'a mut Past,
+    /// By how much smoltcp's numbers of our bytes are lower than the guest's.
+    ahead: u32,
     limits: Limits,
 }
 
@@ -534,19 +642,35 @@ impl<P: Port> Device for Wire<'_, '_, P> {
         _: smoltcp::time::Instant,
     ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.from_guest.take()?;
-        let segment = Segment::new(self.to_guest, self.guard, self.past, self.limits);
-        Some((FromGuest(packet), segment))
+        Some((FromGuest(packet), self.segment()))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
         if !self.to_guest.port.has_room() {
             return None;
         }
-        Some(Segment::new(self.to_guest, self.guard, self.past, self.limits))
+        Some(self.segment())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         capabilities()
+    }
+}
+
+impl<P: Port> Wire<'_, '_, P> {
+    fn segment(&mut self) -> Segment<'_, P> {
+        Segment {
+            port: self.to_guest.port,
+            counters: self.to_guest.counters,
+            scratch: self.to_guest.scratch,
+            guest_mac: self.to_guest.guest_mac,
+            gateway_mac: self.to_guest.gateway_mac,
+            guard: self.guard,
+            past: self.past,
+            ahead: self.ahead,
+            limits: self.limits,
+            segment_size: None,
+        }
     }
 }
 
@@ -583,29 +707,9 @@ struct Segment<'a, P> {
     gateway_mac: crate::ids::MacAddr,
     guard: &'a mut TcpGuard,
     past: &'a mut Past,
+    ahead: u32,
     limits: Limits,
     segment_size: Option<u16>,
-}
-
-impl<'a, P: Port> Segment<'a, P> {
-    fn new(
-        to_guest: &'a mut ToGuest<'_, P>,
-        guard: &'a mut TcpGuard,
-        past: &'a mut Past,
-        limits: Limits,
-    ) -> Self {
-        Self {
-            port: to_guest.port,
-            counters: to_guest.counters,
-            scratch: to_guest.scratch,
-            guest_mac: to_guest.guest_mac,
-            gateway_mac: to_guest.gateway_mac,
-            guard,
-            past,
-            limits,
-            segment_size: None,
-        }
-    }
 }
 
 impl<P: Port> Segment<'_, P> {
@@ -627,6 +731,7 @@ impl<P: Port> TxToken for Segment<'_, P> {
         let is_ipv6 = packet[0] >> 4 == 6;
         let ip_len = header_len_of(packet);
         self.past.translate(&mut packet[ip_len..]);
+        raise(&mut packet[ip_len + 4..ip_len + 8], self.ahead);
         let header = TcpHeader::parse(&packet[ip_len..]).expect("smoltcp emits whole segments");
         let options = ip_len + TCP_LEN..ip_len + header.header_len;
         let scale = option(&packet[options.clone()], 3).and_then(|bytes| bytes.first().copied());
@@ -637,16 +742,7 @@ impl<P: Port> TxToken for Segment<'_, P> {
         let ends = if is_ipv6 { &packet[8..40] } else { &packet[12..20] };
         let pseudo = checksum::add(0, ends) + u64::from(PROTOCOL_TCP) + (len - ip_len) as u64;
         packet[ip_len + 16..ip_len + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
-        let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
-        let vnet = VnetHeader {
-            checksum: Some(PartialChecksum { start, offset: 16 }),
-            gso: self.cut(is_ipv6, &header).map(|size| Gso {
-                kind: if is_ipv6 { GsoKind::Tcpv6 } else { GsoKind::Tcpv4 },
-                size,
-                header_len: start + u16::try_from(header.header_len).expect("at most 60"),
-                ecn: false,
-            }),
-        };
+        let vnet = partial_checksum(ip_len, header.header_len, self.cut(is_ipv6, &header), is_ipv6);
         let mut to_guest = ToGuest {
             port: self.port,
             counters: self.counters,
@@ -660,6 +756,20 @@ impl<P: Port> TxToken for Segment<'_, P> {
 
     fn set_meta(&mut self, meta: PacketMeta) {
         self.segment_size = meta.segmentation_offload_size.map(std::num::NonZeroU16::get);
+    }
+}
+
+/// Says that the checksum of a segment is to be completed, and that it is to be cut into segments of that size.
+fn partial_checksum(ip_len: usize, tcp_len: usize, size: Option<u16>, is_ipv6: bool) -> VnetHeader {
+    let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
+    VnetHeader {
+        checksum: Some(PartialChecksum { start, offset: 16 }),
+        gso: size.map(|size| Gso {
+            kind: if is_ipv6 { GsoKind::Tcpv6 } else { GsoKind::Tcpv4 },
+            size,
+            header_len: start + u16::try_from(tcp_len).expect("at most 60"),
+            ecn: false,
+        }),
     }
 }
 

@@ -149,8 +149,18 @@ impl TcpGuard {
         if within && before(self.receive_highest, end) {
             self.receive_highest = end;
         }
-        let window = u32::from(header.window) << self.guest_shift;
-        self.largest_send_window = self.largest_send_window.max(window);
+        self.largest_send_window = self.largest_send_window.max(self.window_of(header));
+    }
+
+    /// What the window field of a segment of the guest means, in bytes.
+    pub fn window_of(&self, header: &TcpHeader) -> u32 {
+        let shift = if header.flags.has(Flags::SYN) { 0 } else { self.guest_shift };
+        u32::from(header.window) << shift
+    }
+
+    /// Highest acknowledgement of the guest.
+    pub fn acknowledged(&self) -> u32 {
+        self.send_unacknowledged
     }
 
     /// Whether all that the guest has sent so far is in order and acknowledged.
@@ -175,6 +185,11 @@ impl TcpGuard {
     /// Follows an acknowledgement that we send beside smoltcp. The window stays: it moves on by as much.
     pub fn observe_acknowledgement(&mut self, next: u32) {
         self.receive_next = next;
+    }
+
+    /// Follows data that we send beside smoltcp.
+    pub fn observe_sent(&mut self, len: u32) {
+        self.send_next = self.send_next.wrapping_add(len);
     }
 
     /// What a challenge says.
