@@ -161,6 +161,10 @@ pub struct Publish {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWorkload {
+    /// The id that it is to have, 64 hexadecimal digits by chance. The same request said again, because the answer
+    /// was lost, is answered by what was made. Left out, one is made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Left out, one is made up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

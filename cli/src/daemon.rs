@@ -11,7 +11,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use lichen_api::{
-    Client, ClientError, DirectoryError, RuntimeDirectory, StopDaemon, StopScope, Version,
+    Client, ClientError, CreateWorkload, DirectoryError, Lease, RuntimeDirectory, StopDaemon,
+    StopScope, Version,
 };
 use lichen_workload::only_standard_descriptors;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,6 +33,9 @@ pub enum DaemonRole {
     /// By a service manager: log to standard error, exit code 75 asks for a restart.
     Service,
 }
+
+/// How often a request is said that a dying daemon leaves without an answer.
+const MAX_ATTEMPTS: usize = 5;
 
 /// Longest wait until a daemon that was started is ready.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -74,6 +78,31 @@ pub(crate) async fn connect() -> Result<Client, DaemonError> {
         start(&directory).await?;
     }
     Ok(Client::new(socket))
+}
+
+/// Makes a workload. A daemon that ends before it has answered may have made it; the next one knows.
+pub(crate) async fn create_workload(
+    request: &CreateWorkload,
+) -> Result<(Client, Lease), DaemonError> {
+    let request = CreateWorkload { uid: Some(made_up_uid()?), ..request.clone() };
+    let mut attempts = 1;
+    loop {
+        let client = connect().await?;
+        match client.create_workload(&request).await {
+            Err(ClientError::Connection(_) | ClientError::Unreachable { .. })
+                if attempts < MAX_ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            answer => return Ok((client, answer?)),
+        }
+    }
+}
+
+fn made_up_uid() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Of twenty callers at once, one starts the daemon and the others wait for it at the lock.

@@ -33,6 +33,7 @@ impl Place {
     /// The request for a workload of that kind.
     pub(crate) fn request(&self, kind: WorkloadKind, name: Option<String>) -> CreateWorkload {
         CreateWorkload {
+            uid: None,
             name,
             network: self.network.clone(),
             kind,

@@ -14,7 +14,7 @@ pub(crate) async fn attach(arguments: &Attach, format: Output) -> Outcome {
         resolv_conf: !arguments.no_resolv_conf,
         ..arguments.place.request(WorkloadKind::Attach, Some(arguments.name.clone()))
     };
-    let lease = daemon::connect().await?.create_workload(&request).await?;
+    let (_, lease) = daemon::create_workload(&request).await?;
     match format {
         Output::Json => output::json(&lease)?,
         Output::Table => output::line(&format!("{} {}", lease.name, lease.address))?,

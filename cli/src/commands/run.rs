@@ -15,9 +15,8 @@ use crate::{Outcome, daemon, output};
 
 /// Runs a command on a network.
 pub(crate) fn run(arguments: &Run, format: Output, runtime: &Runtime) -> Outcome {
-    let client = runtime.block_on(daemon::connect())?;
     let request = arguments.place.request(WorkloadKind::Run, arguments.name.clone());
-    let lease = runtime.block_on(client.create_workload(&request))?;
+    let (client, lease) = runtime.block_on(daemon::create_workload(&request))?;
     // Whatever goes wrong from here on, the name is free again at once.
     started(arguments, &lease, &client, runtime, format).inspect_err(|_| {
         let _ = runtime.block_on(give_back(&client, &lease.name));

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::each::{each, told};
 use crate::args::{AddVm, Output, Place, RmVm, RunVm, VmAttach, VmCommand, VmPlace};
+use crate::daemon::DaemonError;
 use crate::vmm::qemu::{self, Memory, Version};
 use crate::vmm::{Nic, Start};
 use crate::{Outcome, daemon, exit, output};
@@ -53,7 +54,7 @@ pub(crate) async fn vm(command: &VmCommand, format: Output) -> Outcome {
     let client = daemon::connect().await?;
     match command {
         VmCommand::Run(_) => unreachable!("run replaces this process; main takes it"),
-        VmCommand::Add(add) => show_added(add, &client, format).await,
+        VmCommand::Add(add) => show_added(add, format).await,
         VmCommand::Ls => {
             let mut vms = client.workloads().await?;
             vms.retain(|workload| workload.kind == WorkloadKind::Vm);
@@ -97,8 +98,9 @@ fn row(vm: &Workload) -> Vec<String> {
     ]
 }
 
-async fn show_added(add: &AddVm, client: &Client, format: Output) -> Outcome {
-    let name = client.create_workload(&add.place.request(add.name.clone())).await?.name;
+async fn show_added(add: &AddVm, format: Output) -> Outcome {
+    let (client, lease) = daemon::create_workload(&add.place.request(add.name.clone())).await?;
+    let name = lease.name;
     let described = Described::new(client.workload(&name).await?)?;
     if format == Output::Json {
         output::json(&described)?;
@@ -220,9 +222,11 @@ async fn place(arguments: &RunVm, client: &Client) -> Result<(Workload, Made), B
         process: Some(AttachWorkload { pid, start_time: None }),
         ..arguments.place.request(arguments.name.clone())
     };
-    let error = match client.create_workload(&request).await {
-        Ok(lease) => return Ok((client.workload(&lease.name).await?, Made::Now)),
-        Err(error @ ClientError::Refused { code: ErrorCode::Conflict, .. }) => error,
+    let error = match daemon::create_workload(&request).await {
+        Ok((client, lease)) => return Ok((client.workload(&lease.name).await?, Made::Now)),
+        Err(DaemonError::Client(
+            error @ ClientError::Refused { code: ErrorCode::Conflict, .. },
+        )) => error,
         Err(error) => return Err(error.into()),
     };
     let there = match client.workload(&arguments.name).await {

@@ -59,12 +59,28 @@ pub(crate) struct Machine {
     pub(crate) bus: Bus,
     /// What runs it.
     pub(crate) accelerator: Accelerator,
+    /// How many processors it can have.
+    pub(crate) processors: Processors,
+}
+
+/// How many processors a machine can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processors {
+    /// One, because nothing was said.
+    Unsaid,
+    /// As the caller says.
+    Said,
 }
 
 impl Machine {
     /// A machine with that much memory, for who has not started one yet.
     pub(crate) fn of_memory(memory: &str) -> Self {
-        Self { memory: memory.to_owned(), bus: Bus::Pci, accelerator: Accelerator::Tcg }
+        Self {
+            memory: memory.to_owned(),
+            bus: Bus::Pci,
+            accelerator: Accelerator::Tcg,
+            processors: Processors::Unsaid,
+        }
     }
 }
 
@@ -114,6 +130,7 @@ pub(crate) fn read(command: &[OsString], whose: Memory) -> Result<Machine, Clash
         command[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (mut kind, mut memory) = (String::new(), DEFAULT_MEMORY.to_owned());
     let mut accelerator = Accelerator::Tcg;
+    let mut processors = Processors::Unsaid;
     for (at, word) in words.iter().enumerate() {
         let Some(option) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
             continue;
@@ -129,6 +146,7 @@ pub(crate) fn read(command: &[OsString], whose: Memory) -> Result<Machine, Clash
             }
             "accel" => accelerator = accelerator_of(value.split(',').next().unwrap_or_default()),
             "enable-kvm" => accelerator = Accelerator::Hardware,
+            "smp" => processors = Processors::Said,
             _ => {}
         }
     }
@@ -140,7 +158,7 @@ pub(crate) fn read(command: &[OsString], whose: Memory) -> Result<Machine, Clash
     } else {
         Bus::Pci
     };
-    Ok(Machine { memory, bus, accelerator })
+    Ok(Machine { memory, bus, accelerator, processors })
 }
 
 fn is_qemu(program: &OsStr) -> bool {
@@ -205,7 +223,14 @@ pub(crate) fn arguments(nic: &Nic, machine: &Machine, version: Option<Version>) 
     };
     arguments.extend(backend(nic, version));
     arguments.extend(["-device".to_owned(), device(nic, machine, version)]);
-    if machine.bus == Bus::Mmio && nic.attachment == VmAttachment::VhostUser {
+    let is_vhost = nic.attachment == VmAttachment::VhostUser;
+    let is_single = machine.processors == Processors::Unsaid;
+    if is_vhost && is_single && is_old_emulation(machine, version) {
+        // For a machine that can have one processor only, the guest's memory barriers are left out, and its ring and
+        // ours may each wait for the other. It still begins with one.
+        arguments.extend(["-smp", "1,maxcpus=2"].map(str::to_owned));
+    }
+    if machine.bus == Bus::Mmio && is_vhost {
         // Our device speaks virtio 1 only.
         arguments.extend(["-global", "virtio-mmio.force-legacy=false"].map(str::to_owned));
     }
@@ -261,6 +286,12 @@ fn backend(nic: &Nic, version: Option<Version>) -> Vec<String> {
     }
 }
 
+/// Whether a QEMU before 8.0 runs the guest's instructions itself.
+fn is_old_emulation(machine: &Machine, version: Option<Version>) -> bool {
+    version.is_some_and(|version| version < Version(8, 0))
+        && machine.accelerator == Accelerator::Tcg
+}
+
 fn device(nic: &Nic, machine: &Machine, version: Option<Version>) -> String {
     let Nic { mac, mtu, .. } = nic;
     let mut device = match machine.bus {
@@ -274,9 +305,8 @@ fn device(nic: &Nic, machine: &Machine, version: Option<Version>) -> String {
         device.push_str(&format!(",host_mtu={mtu}"));
     }
     // QEMU 7 crashes under TCG when a vhost-user device raises a message-signalled interrupt.
-    let is_old = version.is_some_and(|version| version < Version(8, 0));
     let is_vhost = nic.attachment == VmAttachment::VhostUser;
-    if is_old && is_vhost && machine.bus == Bus::Pci && machine.accelerator == Accelerator::Tcg {
+    if is_old_emulation(machine, version) && is_vhost && machine.bus == Bus::Pci {
         device.push_str(",vectors=0");
     }
     device
@@ -374,10 +404,16 @@ mod tests {
              -machine memory-backend=lichen-memory \
              -chardev socket,id=lichen0,path=/run/db.sock,reconnect=1 \
              -netdev vhost-user,id=lichen0,chardev=lichen0 \
-             -device virtio-net-pci,netdev=lichen0,mac=02:4c:0a:58:00:02,vectors=0"
+             -device virtio-net-pci,netdev=lichen0,mac=02:4c:0a:58:00:02,vectors=0 \
+             -smp 1,maxcpus=2"
         );
+        let said = read(&command("qemu-system-x86_64 -smp 1"), Memory::Ours).unwrap();
+        assert!(!arguments(&said, Some(Version(7, 2))).contains("smp"));
         let new = arguments(&pc, Some(Version(10, 0)));
-        assert!(new.contains("reconnect-ms=1000") && !new.contains("vectors"), "{new}");
+        assert!(
+            new.contains("reconnect-ms=1000") && !new.contains("vectors") && !new.contains("smp"),
+            "{new}"
+        );
         let hardware = Machine { accelerator: Accelerator::Hardware, ..pc.clone() };
         assert!(!arguments(&hardware, Some(Version(7, 2))).contains("vectors"));
         let micro = arguments(&Machine { bus: Bus::Mmio, ..pc }, None);

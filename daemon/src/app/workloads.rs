@@ -52,6 +52,9 @@ impl App {
     /// Reserves name, address and ports; attaches at once when the request names a process.
     pub async fn create_workload(&self, request: CreateWorkload) -> Result<Lease, Refusal> {
         let (new, ports) = self.wanted(&request)?;
+        if let Some(lease) = self.made_before(&request).await? {
+            return Ok(lease);
+        }
         if let (WorkloadKind::Vm, Some(name)) = (request.kind, &new.name) {
             self.directories.runtime.vm_socket(name.as_str()).map_err(|error| {
                 Refusal::new(ErrorCode::Unprocessable, format!("{error}, or choose a shorter name"))
@@ -87,6 +90,25 @@ impl App {
             self.join(id).await?;
         }
         self.lease(name).await
+    }
+
+    /// What an earlier daemon has made of the same request, and could not tell any more.
+    async fn made_before(&self, request: &CreateWorkload) -> Result<Option<Lease>, Refusal> {
+        let Some(uid) = request.uid.clone() else { return Ok(None) };
+        let found = self.store.transact(move |tx| state::workload_with_uid(tx, &uid)).await?;
+        let Some(row) = found else { return Ok(None) };
+        let is_other =
+            request.name.as_ref().is_some_and(|name| !name.eq_ignore_ascii_case(&row.name));
+        if is_other || request.kind != row.kind {
+            return Err(Refusal::new(
+                ErrorCode::Conflict,
+                format!("that uid is workload `{}`'s; leave it out, or make up another", row.name),
+            ));
+        }
+        if row.kind != WorkloadKind::Run {
+            self.join(row.id).await?;
+        }
+        Ok(Some(self.lease(row.name).await?))
     }
 
     /// Gives a reserved workload its process and its network.
@@ -249,6 +271,7 @@ impl App {
             return Err(Refusal::bad_request("one host port is published twice; name it once"));
         }
         let new = NewWorkload {
+            uid: request.uid.as_deref().map(uid).transpose()?,
             name,
             network: match &request.network {
                 Some(network) => network.clone(),
@@ -265,6 +288,14 @@ impl App {
         };
         Ok((new, ports))
     }
+}
+
+fn uid(text: &str) -> Result<String, Refusal> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() == 64 && text.bytes().all(is_digit) {
+        return Ok(text.to_owned());
+    }
+    Err(Refusal::bad_request("uid must be 64 hexadecimal digits in lower case, made up by chance"))
 }
 
 fn mac(text: &str) -> Result<MacAddr, Refusal> {

@@ -192,7 +192,13 @@ impl Applier {
         };
         let result = match descriptor {
             Ok(descriptor) => {
-                self.command(&Command::SetPort(spec.clone()), Some(descriptor.as_fd()))?
+                let set = Command::SetPort(spec.clone());
+                let result = self.command(&set, Some(descriptor.as_fd()))?;
+                if result.is_err() && spec.attachment == Attachment::Tap {
+                    // What has failed leaves no interface behind.
+                    self.namespaces.discard_tap(&descriptor);
+                }
+                result
             }
             Err(reason) => Err(reason),
         };

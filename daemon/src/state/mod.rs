@@ -25,7 +25,7 @@ pub use ports::{NewPort, PortError, PortSelector, PortTarget, insert_ports, port
 pub use rows::{Identity, NetworkRow, PortRow, Process, Snapshot, WorkloadRow, snapshot};
 pub use workloads::{
     NewWorkload, WorkloadError, attach_workload, end_workload, insert_workload, is_workload_netns,
-    readdress_workload, workload_named, workloads,
+    readdress_workload, workload_named, workload_with_uid, workloads,
 };
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

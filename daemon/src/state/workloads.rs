@@ -79,6 +79,8 @@ pub enum WorkloadError {
 /// A workload to make.
 #[derive(Clone, Debug)]
 pub struct NewWorkload {
+    /// 64 hexadecimal digits; `None` makes them up.
+    pub uid: Option<String>,
     /// `None` makes one up.
     pub name: Option<WorkloadName>,
     /// Name or id of its network.
@@ -128,7 +130,7 @@ pub fn insert_workload(
     tx.execute(
         "INSERT INTO workloads
              (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created, attachment)
-         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         VALUES (coalesce(?11, lower(hex(randomblob(32)))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             name.as_str(),
             match new.kind {
@@ -143,7 +145,8 @@ pub fn insert_workload(
             new.resolv_conf,
             new.boot_id,
             now,
-            new.attachment.map(VmAttachment::name)
+            new.attachment.map(VmAttachment::name),
+            new.uid
         ],
     )?;
     Ok((network, workload_named(tx, name.as_str())?))
@@ -347,6 +350,13 @@ pub fn workload_named(tx: &Transaction<'_>, name: &str) -> Result<WorkloadRow, W
         })
 }
 
+/// The workload with that id, if there is one.
+pub fn workload_with_uid(tx: &Transaction<'_>, uid: &str) -> rusqlite::Result<Option<WorkloadRow>> {
+    tx.prepare_cached(&format!("SELECT {} FROM workloads WHERE uid = ?1", WorkloadRow::COLUMNS))?
+        .query_row([uid], WorkloadRow::read)
+        .optional()
+}
+
 /// SQLite's integers are signed; kernel numbers stay far below the sign.
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
@@ -359,6 +369,7 @@ mod tests {
 
     fn new(name: &str) -> NewWorkload {
         NewWorkload {
+            uid: None,
             name: Some(WorkloadName::parse(name).unwrap()),
             network: "bridge".into(),
             kind: WorkloadKind::Run,

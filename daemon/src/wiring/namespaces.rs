@@ -44,6 +44,9 @@ pub trait Namespaces: Send + Sync {
     /// Opens the tap, made if missing. An error's text says what was wrong and what to do.
     fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String>;
 
+    /// Lets a tap that is of no use vanish when it is closed.
+    fn discard_tap(&self, tap: &OwnedFd);
+
     /// Takes hold of a process: from now on its end is seen, and its number cannot deceive. It must be in
     /// a network namespace of its own, unless it runs a virtual machine.
     fn hold(
@@ -64,6 +67,12 @@ pub struct KernelNamespaces;
 impl Namespaces for KernelNamespaces {
     fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String> {
         lichen_workload::open_tap(request).map_err(|error| chain(&error))
+    }
+
+    fn discard_tap(&self, tap: &OwnedFd) {
+        if let Err(error) = lichen_workload::discard_tap(tap) {
+            tracing::warn!(%error, "a tap that nobody reads stays in its workload");
+        }
     }
 
     fn hold(

@@ -38,6 +38,7 @@ impl Drop for Process {
 
 pub(crate) fn run_request(name: &str) -> CreateWorkload {
     CreateWorkload {
+        uid: None,
         name: Some(name.to_owned()),
         network: None,
         kind: WorkloadKind::Run,
@@ -363,4 +364,40 @@ fn a_declined_address_is_replaced_in_the_state_and_in_the_datapath() {
     let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
     let workload = control.block_on(control.app.workload("web".into())).unwrap();
     assert_eq!((workload.address, datapath.inventory().ports), (after.address, vec![after]));
+}
+
+/// The daemon that made it died before it could say so.
+#[test]
+fn a_request_that_is_said_again_is_answered_by_what_was_made() {
+    let (scratch, datapath) = (Scratch::new("again"), SimulatedDatapath::default());
+    let namespaces = SimulatedNamespaces::default();
+    let uid = Some("0123456789abcdef".repeat(4));
+    let first = Control::start(&scratch, &datapath, &namespaces);
+    let request = CreateWorkload { uid: uid.clone(), ..run_request("web") };
+    let lease = first.block_on(first.app.create_workload(request.clone())).unwrap();
+    first.kill();
+    let next = Control::start(&scratch, &datapath, &namespaces);
+    let again = next.block_on(next.app.create_workload(request)).unwrap();
+    assert_eq!((again.name, again.address), (lease.name, lease.address));
+    let code = |request| code(next.block_on(next.app.create_workload(request)));
+    assert_eq!(code(CreateWorkload { uid, ..run_request("db") }), ErrorCode::Conflict);
+    let own = Some("f".repeat(64));
+    assert_eq!(code(CreateWorkload { uid: own, ..run_request("web") }), ErrorCode::Conflict);
+    for malformed in ["", "0123", &"F".repeat(64), &"g".repeat(64)] {
+        let uid = Some(malformed.to_owned());
+        assert_eq!(code(CreateWorkload { uid, ..run_request("x") }), ErrorCode::BadRequest);
+    }
+}
+
+#[test]
+fn a_tap_that_the_datapath_refuses_is_not_left_behind() {
+    let (scratch, datapath) = (Scratch::new("refused-tap"), SimulatedDatapath::default());
+    let namespaces = SimulatedNamespaces::default();
+    let control = Control::start(&scratch, &datapath, &namespaces);
+    control.block_on(control.app.create_workload(run_request("web"))).unwrap();
+    datapath.fill();
+    let process = Process::start();
+    let refused = control.block_on(control.app.attach_workload("web".into(), process.attach()));
+    assert!(refused.unwrap_err().message.contains("in use"));
+    assert!(namespaces.discarded() > 0);
 }

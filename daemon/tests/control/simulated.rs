@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lichen_api::{Directories, WorkloadKind};
@@ -60,6 +61,7 @@ struct Memory {
     link: Option<Link>,
     commands: usize,
     starts: usize,
+    is_full: bool,
 }
 
 impl SimulatedDatapath {
@@ -86,6 +88,11 @@ impl SimulatedDatapath {
         if let Some(link) = link {
             link.close();
         }
+    }
+
+    /// From now on it takes no further port.
+    pub(crate) fn fill(&self) {
+        self.0.lock().unwrap().is_full = true;
     }
 
     /// Loses a port, as when a tap breaks.
@@ -166,6 +173,9 @@ impl Memory {
             Command::RemoveNetwork { network } => {
                 inventory.networks.retain(|there| there.id != network);
             }
+            Command::SetPort(_) if self.is_full => {
+                return Answer::Refused { reason: "all 1024 ports are in use".into() };
+            }
             Command::SetPort(spec) => {
                 if let Some(descriptor) = descriptors.pop() {
                     self.taps.insert(spec.id.0);
@@ -235,7 +245,10 @@ impl DatapathSource for SimulatedDatapath {
 
 /// Namespaces of processes that are real, so that their end is, but whose taps are /dev/null.
 #[derive(Clone, Default)]
-pub(crate) struct SimulatedNamespaces(Arc<Mutex<BTreeMap<i32, Refusal>>>);
+pub(crate) struct SimulatedNamespaces {
+    refusals: Arc<Mutex<BTreeMap<i32, Refusal>>>,
+    discarded: Arc<AtomicUsize>,
+}
 
 #[derive(Clone)]
 struct Refusal(String);
@@ -243,12 +256,17 @@ struct Refusal(String);
 impl SimulatedNamespaces {
     /// From now on a tap of that process cannot be opened.
     pub(crate) fn refuse_tap(&self, pid: i32, reason: &str) {
-        self.0.lock().unwrap().insert(pid, Refusal(reason.to_owned()));
+        self.refusals.lock().unwrap().insert(pid, Refusal(reason.to_owned()));
+    }
+
+    /// How many taps were discarded.
+    pub(crate) fn discarded(&self) -> usize {
+        self.discarded.load(Ordering::SeqCst)
     }
 
     /// From now on it can again.
     pub(crate) fn allow_tap(&self, pid: i32) {
-        self.0.lock().unwrap().remove(&pid);
+        self.refusals.lock().unwrap().remove(&pid);
     }
 }
 
@@ -257,10 +275,14 @@ impl Namespaces for SimulatedNamespaces {
         let NetnsTarget::Process { pid, .. } = request.target else {
             return Err("not a process".into());
         };
-        match self.0.lock().unwrap().get(&pid) {
+        match self.refusals.lock().unwrap().get(&pid) {
             Some(Refusal(reason)) => Err(reason.clone()),
             None => File::open("/dev/null").map(OwnedFd::from).map_err(|error| error.to_string()),
         }
+    }
+
+    fn discard_tap(&self, _: &OwnedFd) {
+        self.discarded.fetch_add(1, Ordering::SeqCst);
     }
 
     fn hold(

@@ -38,6 +38,11 @@ pub(super) fn keep(tap: &OwnedFd) -> Result<(), TapError> {
     set(tap, libc::TUNSETPERSIST, 1).doing("make the tap persistent")
 }
 
+/// Lets go of a tap that was kept: it vanishes with its last descriptor.
+pub fn discard_tap(tap: &OwnedFd) -> io::Result<()> {
+    set(tap, libc::TUNSETPERSIST, 0)
+}
+
 fn interface_request(name: &str) -> Result<libc::ifreq, TapError> {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(forbidden) {
