@@ -7,9 +7,12 @@ mod echo;
 mod lease;
 mod offload;
 mod raw;
+mod shape;
 mod slow_names;
 
 use std::process::ExitCode;
+
+pub(crate) use shape::text as direction;
 
 pub(crate) fn run(words: &[&str]) -> ExitCode {
     let done = match words {
@@ -21,9 +24,14 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["attack", kind, target] => attack::attack(kind, target),
         ["tell", port] => datagrams::tell(port),
         ["say", address, text] => datagrams::say(address, text),
+        ["number", address, count] => datagrams::number(address, count),
+        ["numbers", port] => datagrams::numbers(port),
         ["pester", port] => datagrams::pester(port),
         ["lease", steps] => lease::lease(steps),
         ["slow-names", server] => slow_names::converse(server),
+        ["shape", near, near_name, far, far_name, forth, back] => {
+            shape::shape([(near, near_name), (far, far_name)], forth, back)
+        }
         ["offload"] => offload::compare(),
         _ => return ExitCode::FAILURE,
     };

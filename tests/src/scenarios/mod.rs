@@ -3,6 +3,7 @@
 mod amid_changes;
 mod attach;
 mod attacks;
+mod bad_links;
 mod command_line;
 mod datagrams;
 mod deaths;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         ipv6::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
+        bad_links::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
         inheritance::SCENARIOS,
