@@ -29,7 +29,7 @@ use std::sync::OnceLock;
 pub(crate) use dice::Dice;
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
-pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within};
+pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within, within};
 pub(crate) use product::{Process, Role};
 pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 pub(crate) use shaped_link::{Direction, ShapedLink};

@@ -4,6 +4,7 @@ mod attack;
 mod crowd;
 mod datagrams;
 mod echo;
+mod greet;
 mod lease;
 mod offload;
 mod raw;
@@ -18,6 +19,11 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
     let done = match words {
         ["answer", port] => echo::answer(port),
         ["ask", address, port, seconds] => echo::ask(address, port, seconds),
+        ["greet", address] => greet::greet(address),
+        ["connections", address, at_once, most, seconds] => {
+            greet::connections(address, at_once, most, seconds)
+        }
+        ["keep", address] => crowd::keep(address),
         ["gather", port, count] => crowd::gather(port, count),
         ["crowd", address, count] => crowd::crowd(address, count),
         ["hold", address, count] => crowd::hold(address, count),
