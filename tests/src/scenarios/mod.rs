@@ -15,6 +15,7 @@ mod inheritance;
 mod ipv6;
 mod lab_itself;
 mod leases;
+mod many_flows;
 mod names;
 mod observing;
 mod offload;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         inheritance::SCENARIOS,
         dhcp::SCENARIOS,
         descriptors::SCENARIOS,
+        many_flows::SCENARIOS,
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,
