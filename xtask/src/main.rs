@@ -4,7 +4,7 @@
 //! test [--quick] [NAME...]  everything that must pass; with names, those end-to-end scenarios only
 //! check                     format, lints, documentation
 //! demo                      the product within a screen
-//! bench [ROUNDS] [PART...]  the speed tables of docs/performance.md; parts: throughput, datagrams, latency, rings
+//! bench [ROUNDS] [PART...]  the speed tables of docs/performance.md, which names the parts
 //! deny                      licenses and sources of the dependencies
 //! ```
 //!

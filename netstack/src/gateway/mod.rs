@@ -22,7 +22,7 @@ use self::flow::echo::{Echo, EchoFlows, Request, send_reply};
 use self::flow::published::{Admission, PublishedFlows};
 use self::flow::tcp::{Target, TcpFlows};
 use self::flow::udp::{Outgoing, UdpFlows};
-use self::flow::{FlowContext, FlowKey};
+use self::flow::{FlowContext, FlowKey, Work};
 use self::names::{Asker, NAMES_PORT, NameService, Ticket};
 use self::neighbours::Advertiser;
 use self::packet::Packet;
@@ -525,6 +525,12 @@ impl<H: Host> Gateway<H> {
         self.published.handle_timeout(now);
         self.echo.handle_timeout(now);
         self.reassembly.handle_timeout(now)
+    }
+
+    /// What was done for flows so far, but for the datagrams themselves.
+    pub fn work(&self) -> Work {
+        let kinds = [self.tcp.work(), self.udp.work(), self.published.work(), self.echo.work()];
+        kinds.into_iter().fold(Work::default(), Work::plus)
     }
 
     /// When [`Gateway::handle_timeout`] has something to do.

@@ -13,6 +13,7 @@ use crate::command::{
     Attachment, Event, ForwardSpec, HostOpening, NetworkSpec, PortSpec, PortStatistics, SourceRule,
     Transport,
 };
+use crate::gateway::flow::Work;
 use crate::host::PublishedSocket;
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Offloads;
@@ -51,9 +52,18 @@ impl Lab {
 
     /// The same with guests that can do less, or more.
     pub fn with_offloads(guests: u8, offloads: Offloads) -> Self {
+        Self::with(guests, offloads, DESCRIPTORS)
+    }
+
+    /// The same where all flows together may hold that many host sockets.
+    pub fn with_descriptors(guests: u8, descriptors: usize) -> Self {
+        Self::with(guests, Offloads::ChecksumAndTcp, descriptors)
+    }
+
+    fn with(guests: u8, offloads: Offloads, descriptors: usize) -> Self {
         let world = World::default();
         let mut lab = Self {
-            worker: Worker::new(world.clone(), Echo::default(), 42, DESCRIPTORS),
+            worker: Worker::new(world.clone(), Echo::default(), 42, descriptors),
             world,
             now: Instant::from_micros(1_000_000),
             networks: vec![network(1, "bridge", 88)],
@@ -191,6 +201,11 @@ impl Lab {
         &self.ports[guest].0
     }
 
+    /// All networks.
+    pub fn networks(&self) -> &[NetworkSpec] {
+        &self.networks
+    }
+
     /// A guest's wire.
     pub fn wire(&self, guest: usize) -> &Wire {
         &self.ports[guest].1
@@ -290,6 +305,11 @@ impl Lab {
     /// How much of a budget a guest uses.
     pub fn used(&mut self, guest: usize, budget: &str) -> u64 {
         self.statistics(guest).budgets.get(budget).expect("a budget").used
+    }
+
+    /// What was done for a guest's flows so far.
+    pub fn work(&self, guest: usize) -> Work {
+        self.worker.flow_work(number(guest)).expect("a port")
     }
 
     /// The refusals that control was told of, as `(asked, rule)`.

@@ -11,6 +11,7 @@ pub mod impair;
 pub mod lab;
 pub mod names;
 pub mod ndp;
+pub mod shaper;
 pub mod wire;
 
 pub use lab::Lab;

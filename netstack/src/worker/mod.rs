@@ -20,6 +20,7 @@ use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
 use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec, PortStatistics};
 use crate::counters::DropReason;
+use crate::gateway::flow::Work;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, PublishedSocket, Readiness, Token, TokenKind};
 use crate::ids::{ForwardId, MacAddr, PortId};
@@ -221,6 +222,11 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// The frames of a slot's port, for whoever drives a simulated one.
     pub fn port(&mut self, slot: u16) -> Option<&mut P> {
         Some(&mut self.slots.get_mut(usize::from(slot))?.as_mut()?.io)
+    }
+
+    /// What was done for the flows of a slot, for whoever asserts that it does not grow with their number.
+    pub fn flow_work(&self, slot: u16) -> Option<Work> {
+        Some(self.slots.get(usize::from(slot))?.as_ref()?.gateway.work())
     }
 
     /// Whether a command has asked the worker to end.

@@ -1,6 +1,7 @@
 //! Who is measured, and how each of them runs a program and publishes a port.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde::Serialize;
 
@@ -11,6 +12,14 @@ use crate::lab::{Background, Lab, comes_true, eventually, run};
 pub(super) const IPERF: &str = "5201";
 /// Where one byte is answered by one byte.
 pub(super) const ECHO: &str = "5202";
+/// Where a connection is for one byte each way, on the host's loopback and in a workload.
+pub(super) const GREET: &str = "5203";
+/// Where connections are kept open.
+pub(super) const KEEP: &str = "5204";
+/// Seconds after which a program that does not end is ended.
+pub(super) const PATIENCE: u64 = 30;
+
+const RENO: &str = "echo reno >/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// A way between a program and the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,14 +34,18 @@ pub(super) enum Contender {
 
 /// What lives as long as the measuring: servers on the host.
 pub(super) fn prepare(lab: &Lab) -> Vec<Background> {
-    lab.host().sh("echo reno >/proc/sys/net/ipv4/tcp_congestion_control");
+    for machine in [lab.host(), lab.upstream()] {
+        machine.sh("echo reno >/proc/sys/net/ipv4/tcp_congestion_control");
+    }
     let program = lab.path("bin/lichen-lab").display().to_string();
     let start = |words: &[&str]| Background::start(&mut lab.person(words), &lab.path("logs"));
     let servers = vec![
         start(&["iperf3", "-s", "-B", "127.0.0.1"]),
         start(&[&program, "peer", "answer", ECHO]),
+        start(&[&program, "peer", "greet", &format!("127.0.0.1:{GREET}")]),
+        start(&[&program, "peer", "keep", &format!("127.0.0.1:{KEEP}")]),
     ];
-    for port in [IPERF, ECHO] {
+    for port in [IPERF, ECHO, GREET, KEEP] {
         eventually("the host's servers listen", || {
             run(&mut lab.person(&["nc", "-z", "127.0.0.1", port])).code == Some(0)
         });
@@ -74,28 +87,20 @@ impl Contender {
         }
     }
 
-    /// A program inside, with reno there too.
+    /// A program inside, with reno there too, which is ended when it takes too long.
     pub(super) fn command(self, lab: &Lab, program: &[&str]) -> Command {
-        let program = format!(
-            "echo reno >/proc/sys/net/ipv4/tcp_congestion_control; exec {}",
-            program.join(" ")
-        );
+        let limited = format!("exec timeout -k 2 {PATIENCE} {}", program.join(" "));
+        let program = format!("{RENO}; {limited}");
         let inside = ["sh", "-c", &program];
         match self {
-            Self::Loopback => lab.person(&["sh", "-c", program.split_once("; ").expect("above").1]),
+            Self::Loopback => lab.person(&["sh", "-c", &limited]),
             Self::Lichen => {
                 let udp = format!("{IPERF}/udp");
-                let options = [
-                    "run",
-                    "--allow-host",
-                    IPERF,
-                    "--allow-host",
-                    &udp,
-                    "--allow-host",
-                    ECHO,
-                    "--",
-                ];
-                lab.lichen_with(&[&options[..], &inside].concat())
+                let open = [IPERF, udp.as_str(), ECHO, GREET, KEEP];
+                let options = open.into_iter().flat_map(|port| ["--allow-host", port]);
+                let words: Vec<&str> =
+                    ["run"].into_iter().chain(options).chain(["--"]).chain(inside).collect();
+                lab.lichen_with(&words)
             }
             Self::Pasta1500 => lab.person(&[&pasta("1500", "none")[..], &inside].concat()),
             Self::Pasta65520 => lab.person(&[&pasta("65520", "none")[..], &inside].concat()),
@@ -103,22 +108,25 @@ impl Contender {
         }
     }
 
-    /// An iperf3 inside whose port is published, and where the host's client finds it. `None` for who
+    /// A server inside whose port is published, and where the host's client finds it. An error for who
     /// publishes nothing, or only by a way of its own (slirp4netns: a request on a socket).
-    pub(super) fn publish(self, lab: &Lab) -> Option<(Background, &'static str, &'static str)> {
-        // One each: the one before may not have let go of its own yet.
-        let port = match self {
-            Self::Lichen => "5301",
-            Self::Pasta1500 => "5302",
-            Self::Pasta65520 => "5303",
-            Self::Loopback | Self::Slirp65520 => return None,
+    pub(super) fn publish(self, lab: &Lab, server: Server) -> Result<Published, String> {
+        if matches!(self, Self::Loopback | Self::Slirp65520) {
+            return Err("no published port".to_owned());
+        }
+        // A fresh one each time: pasta does not take one with connections in TIME-WAIT.
+        static NEXT: AtomicU16 = AtomicU16::new(5301);
+        let port = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        let greeter =
+            format!("{} peer greet 0.0.0.0:{GREET}", lab.path("bin/lichen-lab").display());
+        let (target, program, ready) = match server {
+            Server::Iperf => (IPERF, "iperf3 -s -1 --forceflush", "Server listening"),
+            Server::Greeter => (GREET, greeter.as_str(), "listening"),
         };
-        let program =
-            "echo reno >/proc/sys/net/ipv4/tcp_congestion_control; exec iperf3 -s -1 --forceflush";
-        let inside = ["sh", "-c", program];
-        let mapping = format!("{port}:{IPERF}");
+        let program = format!("{RENO}; exec {program}");
+        let inside = ["sh", "-c", &program];
+        let mapping = format!("{port}:{target}");
         let (mut command, address) = match self {
-            Self::Loopback | Self::Slirp65520 => return None,
             Self::Lichen => {
                 let options = ["run", "-p", &mapping, "--"];
                 (lab.lichen_with(&[&options[..], &inside].concat()), "127.0.0.1")
@@ -127,14 +135,30 @@ impl Contender {
             Self::Pasta1500 => {
                 (lab.person(&[&pasta("1500", &mapping)[..], &inside].concat()), HOST)
             }
-            Self::Pasta65520 => {
-                (lab.person(&[&pasta("65520", &mapping)[..], &inside].concat()), HOST)
-            }
+            _ => (lab.person(&[&pasta("65520", &mapping)[..], &inside].concat()), HOST),
         };
         let server = Background::start(&mut command, &lab.path("logs"));
-        let listens = comes_true(|| server.printed().contains("Server listening"));
-        listens.then_some((server, address, port))
+        if comes_true(|| server.printed().contains(ready)) {
+            Ok(Published { address, port, _server: server })
+        } else {
+            let printed = server.printed();
+            Err(printed.lines().last().unwrap_or("its server does not start").to_owned())
+        }
     }
+}
+
+/// What is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    Iperf,
+    Greeter,
+}
+
+/// A published port with the server behind it.
+pub(super) struct Published {
+    pub(super) address: &'static str,
+    pub(super) port: String,
+    _server: Background,
 }
 
 fn pasta<'a>(mtu: &'a str, tcp_ports: &'a str) -> [&'a str; 15] {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::{Contender, IPERF};
+use super::contender::{Contender, IPERF, PATIENCE};
+use super::missing::why;
 use super::throughput::Direction;
 use crate::lab::{Lab, try_within};
 
@@ -29,35 +30,27 @@ pub(super) struct Datagrams {
     pub(super) iperf3: serde_json::Value,
 }
 
-/// `None` when there is no figure.
+/// An error says why there is no figure.
 pub(super) fn measure(
     lab: &Lab,
     contender: Contender,
     direction: Direction,
     size: &'static str,
     round: usize,
-) -> Option<Datagrams> {
+) -> Result<Datagrams, String> {
     let client = ["iperf3", "-c", contender.host_address(), "-p", IPERF];
     let options = ["-u", "-b", "0", "-l", size, "-t", "4", "-J"];
     let back: &[&str] = if direction == Direction::Down { &["-R"] } else { &[] };
     let mut command = contender.command(lab, &[&client[..], &options, back].concat());
-    let outcome = match try_within(Duration::from_secs(30), &mut command) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            eprintln!("{} datagrams: {error}", contender.name());
-            return None;
-        }
-    };
-    let Some((thousands_per_second, lost, iperf3)) = parse(&outcome.out) else {
-        eprintln!("{} datagrams: no figure: {outcome:?}", contender.name());
-        return None;
-    };
+    let outcome = try_within(Duration::from_secs(PATIENCE + 10), &mut command);
+    let (thousands_per_second, lost, iperf3) =
+        outcome.as_ref().ok().and_then(|it| parse(&it.out)).ok_or_else(|| why(&outcome))?;
     eprintln!(
         "round {round}: {} {}, {size} B: {thousands_per_second:.0} kpps, {lost:.1} % lost",
         contender.name(),
         direction.name()
     );
-    Some(Datagrams { contender, direction, size, round, thousands_per_second, lost, iperf3 })
+    Ok(Datagrams { contender, direction, size, round, thousands_per_second, lost, iperf3 })
 }
 
 fn parse(report: &str) -> Option<(f64, f64, serde_json::Value)> {

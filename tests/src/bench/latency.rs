@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::{Contender, ECHO};
+use super::contender::{Contender, ECHO, PATIENCE};
+use super::missing::why;
 use crate::lab::{Background, Lab, try_within};
 
 /// What the cores do between two packets.
@@ -37,25 +38,26 @@ pub(super) struct Latency {
     pub(super) p99_microseconds: f64,
 }
 
-pub(super) fn measure(lab: &Lab, contender: Contender, cores: Cores) -> Option<Latency> {
+/// An error says why there is no figure.
+pub(super) fn measure(lab: &Lab, contender: Contender, cores: Cores) -> Result<Latency, String> {
     let spinners = match cores {
         Cores::AsTheyAre => Vec::new(),
         Cores::KeptAwake => spin(lab),
     };
     let program = lab.path("bin/lichen-lab").display().to_string();
     let asking = [&program, "peer", "ask", contender.host_address(), ECHO, "10"];
-    let outcome = try_within(Duration::from_secs(40), &mut contender.command(lab, &asking));
+    let outcome =
+        try_within(Duration::from_secs(PATIENCE + 10), &mut contender.command(lab, &asking));
     drop(spinners);
     let printed = outcome.as_ref().map_or("", |outcome| &outcome.out);
     let figures: Vec<f64> =
         printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [exchanges, p50_microseconds, p99_microseconds] = figures[..] else {
-        eprintln!("{} latency: no figure: {outcome:?}", contender.name());
-        return None;
+        return Err(why(&outcome));
     };
     eprintln!("{}, {}: p50 {p50_microseconds:.0} µs", contender.name(), cores.name());
     let exchanges = exchanges as u64;
-    Some(Latency { contender, cores, exchanges, p50_microseconds, p99_microseconds })
+    Ok(Latency { contender, cores, exchanges, p50_microseconds, p99_microseconds })
 }
 
 fn spin(lab: &Lab) -> Vec<Background> {

@@ -4,9 +4,13 @@
 //! pacing ruins loopback figures. Rounds take the contenders in rotating order, so that a machine that
 //! grows warm or busy does not always hurt the same one.
 
+mod connections;
 mod contender;
 mod datagrams;
+mod goals;
+mod idle;
 mod latency;
+mod missing;
 mod processor;
 mod report;
 mod summary;
@@ -14,11 +18,14 @@ mod throughput;
 
 use std::process::ExitCode;
 
+use connections::Connections;
 use contender::Contender;
 use datagrams::Datagrams;
+use idle::Idle;
 use latency::{Cores, Latency};
+use missing::Missing;
 pub(crate) use summary::percentile;
-use throughput::{Direction, Throughput};
+use throughput::{Kind, Throughput};
 
 use crate::lab::Lab;
 
@@ -30,11 +37,15 @@ const ROUNDS: usize = 5;
 struct Measurements {
     throughput: Vec<Throughput>,
     datagrams: Vec<Datagrams>,
+    connections: Vec<Connections>,
     latency: Vec<Latency>,
+    idle: Vec<Idle>,
+    missing: Vec<Missing>,
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 3] = ["throughput", "datagrams", "latency"];
+const PARTS: [&str; 7] =
+    ["throughput", "streams", "datagrams", "connections", "latency", "idle", "loss"];
 
 /// `words`: how many rounds, and which parts if not all.
 pub(crate) fn run(words: &[&str]) -> ExitCode {
@@ -54,20 +65,33 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
     let mut measured = Measurements::default();
     for round in 0..rounds {
         for contender in Contender::rotated(round) {
-            for direction in Direction::ALL.into_iter().filter(|_| wanted("throughput")) {
-                measured.throughput.extend(throughput::measure(&lab, contender, direction, round));
+            for kind in [Kind::OneStream, Kind::FourStreams] {
+                measured.measure_throughput(&lab, kind, contender, round, wanted);
             }
-            for size in datagrams::SIZES.into_iter().filter(|_| wanted("datagrams")) {
-                for direction in datagrams::DIRECTIONS {
-                    let run = datagrams::measure(&lab, contender, direction, size, round);
-                    measured.datagrams.extend(run);
-                }
+            if wanted("datagrams") {
+                measured.measure_datagrams(&lab, contender, round);
             }
+            if wanted("connections") {
+                measured.measure_connections(&lab, contender, round);
+            }
+        }
+        if wanted("idle") {
+            let run = idle::measure(&lab, round);
+            let idle = measured.note("idle", Contender::Lichen, "", round, run);
+            measured.idle.extend(idle);
         }
     }
     for cores in [Cores::AsTheyAre, Cores::KeptAwake].into_iter().filter(|_| wanted("latency")) {
         for contender in Contender::rotated(0) {
-            measured.latency.extend(latency::measure(&lab, contender, cores));
+            let run = latency::measure(&lab, contender, cores);
+            let latency = measured.note("latency", contender, cores.name(), 0, run);
+            measured.latency.extend(latency);
+        }
+    }
+    // Last, as it leaves the host without a link.
+    for round in 0..rounds {
+        for contender in Contender::rotated(round) {
+            measured.measure_throughput(&lab, Kind::BadLink, contender, round, wanted);
         }
     }
     drop(setting);
@@ -77,5 +101,71 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             eprintln!("docs/performance: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+impl Measurements {
+    fn measure_throughput(
+        &mut self,
+        lab: &Lab,
+        kind: Kind,
+        contender: Contender,
+        round: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) {
+        for direction in kind.directions().iter().filter(|_| wanted(kind.part())) {
+            let run = throughput::measure(lab, kind, contender, *direction, round);
+            let run = self.note(kind.part(), contender, direction.name(), round, run);
+            self.throughput.extend(run);
+        }
+    }
+
+    fn measure_datagrams(&mut self, lab: &Lab, contender: Contender, round: usize) {
+        for size in datagrams::SIZES {
+            for direction in datagrams::DIRECTIONS {
+                let run = datagrams::measure(lab, contender, direction, size, round);
+                let what = format!("{size} B {}", direction.name());
+                let run = self.note("datagrams", contender, &what, round, run);
+                self.datagrams.extend(run);
+            }
+        }
+    }
+
+    fn measure_connections(&mut self, lab: &Lab, contender: Contender, round: usize) {
+        for direction in connections::DIRECTIONS {
+            for at_once in connections::AT_ONCE {
+                let run = connections::measure(lab, contender, direction, at_once, round);
+                let what = format!("{}, {at_once} at once", direction.name());
+                let run = self.note("connections", contender, &what, round, run);
+                self.connections.extend(run);
+            }
+        }
+    }
+
+    /// Notes why there is no figure; the bench goes on.
+    fn note<T>(
+        &mut self,
+        part: &'static str,
+        contender: Contender,
+        what: &str,
+        round: usize,
+        run: Result<T, String>,
+    ) -> Option<T> {
+        run.inspect_err(|why| {
+            eprintln!("round {round}: {part}: {} {what}: no figure: {why}", contender.name());
+            let (what, why) = (what.to_owned(), why.clone());
+            self.missing.push(Missing { part, contender, what, round, why });
+        })
+        .ok()
+    }
+
+    /// What stands in a cell without a figure.
+    fn empty(&self, part: &str, contender: Contender, what: &str) -> String {
+        let why = self.missing.iter().rev().find(|missing| {
+            missing.part == part && missing.contender == contender && missing.what == what
+        });
+        why.map_or("–".to_owned(), |missing| {
+            format!("– ({})", missing.why.replace(['|', '\n'], " "))
+        })
     }
 }

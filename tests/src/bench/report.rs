@@ -9,9 +9,10 @@ use serde_json::json;
 use super::Measurements;
 use super::contender::Contender;
 use super::datagrams::{DIRECTIONS, SIZES};
+use super::goals;
 use super::latency::Cores;
 use super::summary::Spread;
-use super::throughput::Direction;
+use super::throughput::{Direction, Kind};
 use crate::lab::{Lab, run};
 
 /// Beside the page that speaks of them, in the repository that the bench is run in.
@@ -23,8 +24,21 @@ pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
     for (name, version) in &versions {
         println!("- {name}: {version}");
     }
-    print!("\n{}\n{}\n", throughput(measured), ratios(measured));
-    print!("{}\n{}\n{}", datagrams(measured), datagram_ratios(measured), latency(measured));
+    let kinds = [Kind::OneStream, Kind::FourStreams, Kind::BadLink];
+    for kind in kinds.into_iter().filter(|kind| measured.has(kind.part())) {
+        print!("\n{}\n{}", throughput(measured, kind), ratios(measured, kind));
+    }
+    for (part, tables) in [
+        ("datagrams", &[datagrams, datagram_ratios][..]),
+        ("connections", &[connections]),
+        ("latency", &[latency]),
+        ("idle", &[idle]),
+    ] {
+        if measured.has(part) {
+            tables.iter().for_each(|table| print!("\n{}", table(measured)));
+        }
+    }
+    print!("\n{}", goals::table(measured));
     if let Some(folder) = Path::new(RAW).parent() {
         fs::create_dir_all(folder)?;
     }
@@ -57,70 +71,177 @@ fn versions(lab: &Lab) -> Vec<(String, serde_json::Value)> {
 }
 
 impl Measurements {
-    fn rates(&self, contender: Contender, direction: Direction) -> Option<Spread> {
-        self.spread(contender, direction, |run| run.gigabits_per_second)
+    /// Whether a part was measured at all.
+    pub(super) fn has(&self, part: &str) -> bool {
+        self.throughput.iter().any(|run| run.kind.part() == part)
+            || self.missing.iter().any(|missing| missing.part == part)
+            || match part {
+                "datagrams" => !self.datagrams.is_empty(),
+                "connections" => !self.connections.is_empty(),
+                "latency" => !self.latency.is_empty(),
+                "idle" => !self.idle.is_empty(),
+                _ => false,
+            }
     }
 
-    fn costs(&self, contender: Contender, direction: Direction) -> Option<Spread> {
-        self.spread(contender, direction, |run| run.cpu_seconds_per_gibibyte)
+    pub(super) fn rates(
+        &self,
+        kind: Kind,
+        contender: Contender,
+        direction: Direction,
+    ) -> Option<Spread> {
+        self.spread((kind, contender, direction), |run| run.gigabits_per_second)
+    }
+
+    pub(super) fn costs(
+        &self,
+        kind: Kind,
+        contender: Contender,
+        direction: Direction,
+    ) -> Option<Spread> {
+        self.spread((kind, contender, direction), |run| run.cpu_seconds_per_gibibyte)
     }
 
     fn spread(
         &self,
-        contender: Contender,
-        direction: Direction,
+        wanted: (Kind, Contender, Direction),
         figure: impl Fn(&super::Throughput) -> f64,
     ) -> Option<Spread> {
-        let figures: Vec<f64> = self
-            .throughput
-            .iter()
-            .filter(|run| run.contender == contender && run.direction == direction)
-            .map(figure)
-            .collect();
-        Spread::of(&figures)
+        let runs = self.throughput.iter();
+        let runs = runs.filter(|run| (run.kind, run.contender, run.direction) == wanted);
+        Spread::of(&runs.map(figure).collect::<Vec<f64>>())
+    }
+
+    pub(super) fn connection_rates(
+        &self,
+        contender: Contender,
+        direction: Direction,
+        at_once: usize,
+    ) -> Option<Spread> {
+        let wanted = (contender, direction, at_once);
+        let runs = self.connections.iter();
+        let runs = runs.filter(|run| (run.contender, run.direction, run.at_once) == wanted);
+        Spread::of(&runs.map(|run| run.per_second).collect::<Vec<f64>>())
     }
 }
 
+/// The head of a table with these columns after the row's name.
+pub(super) fn head(title: &str, columns: &[&str]) -> String {
+    let line = "| --- ".repeat(columns.len() + 1);
+    format!("{title}\n\n| | {} |\n{line}|\n", columns.join(" | "))
+}
+
 /// Median, extremes in brackets, processor seconds per GiB after the semicolon.
-fn throughput(measured: &Measurements) -> String {
-    let mut table =
-        "One TCP stream, Gbit/s: median (least–most); CPU seconds per GiB of all processes\n\n\
-                     | | up | down | published port |\n| --- | --- | --- | --- |\n"
-            .to_owned();
+fn throughput(measured: &Measurements, kind: Kind) -> String {
+    let what = match kind {
+        Kind::OneStream => "One TCP stream, Gbit/s",
+        Kind::FourStreams => "Four TCP streams, Gbit/s",
+        Kind::BadLink => "One TCP stream to the upstream, 1 % loss each way and 20 ms, Mbit/s",
+    };
+    let title = format!("{what}: median (least–most); CPU seconds per GiB of all processes");
+    let directions = kind.directions();
+    let names: Vec<&str> = directions.iter().map(|direction| direction.name()).collect();
+    let mut table = head(&title, &names);
+    let unit = if kind == Kind::BadLink { 1000.0 } else { 1.0 };
     for contender in Contender::rotated(0) {
-        let cells = Direction::ALL.map(|direction| {
-            let rates = measured.rates(contender, direction);
-            match (rates, measured.costs(contender, direction)) {
-                (Some(rate), Some(cost)) => format!(
-                    "{:.1} ({:.1}–{:.1}); {:.2}",
-                    rate.median, rate.least, rate.most, cost.median
-                ),
-                _ => "–".to_owned(),
-            }
-        });
+        let cells: Vec<String> = directions
+            .iter()
+            .map(|direction| {
+                let rates = measured.rates(kind, contender, *direction);
+                match (rates, measured.costs(kind, contender, *direction)) {
+                    (Some(rate), Some(cost)) => format!(
+                        "{:.1} ({:.1}–{:.1}); {:.2}",
+                        unit * rate.median,
+                        unit * rate.least,
+                        unit * rate.most,
+                        cost.median
+                    ),
+                    _ => measured.empty(kind.part(), contender, direction.name()),
+                }
+            })
+            .collect();
         table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
     }
     table
 }
 
 /// Lichen's median over another's. The loopback has no published port: its way down stands for it.
-fn ratios(measured: &Measurements) -> String {
-    let mut table =
-        "lichen's median over\n\n| | up | down | published port |\n| --- | --- | --- | --- |\n"
-            .to_owned();
+fn ratios(measured: &Measurements, kind: Kind) -> String {
+    let directions = kind.directions();
+    let names: Vec<&str> = directions.iter().map(|direction| direction.name()).collect();
+    let mut table = head("lichen's median over", &names);
     for other in Contender::rotated(0).into_iter().filter(|other| *other != Contender::Lichen) {
-        let cells = Direction::ALL.map(|direction| {
-            let compared = match (other, direction) {
-                (Contender::Loopback, Direction::Published) => Direction::Down,
-                _ => direction,
-            };
-            let ours = measured.rates(Contender::Lichen, direction);
-            match (ours, measured.rates(other, compared)) {
-                (Some(ours), Some(theirs)) => format!("{:.2}", ours.median / theirs.median),
-                _ => "–".to_owned(),
-            }
-        });
+        let cells: Vec<String> = directions
+            .iter()
+            .map(|direction| {
+                let compared = match (other, direction) {
+                    (Contender::Loopback, Direction::Published) => Direction::Down,
+                    _ => *direction,
+                };
+                let ours = measured.rates(kind, Contender::Lichen, *direction);
+                match (ours, measured.rates(kind, other, compared)) {
+                    (Some(ours), Some(theirs)) => format!("{:.2}", ours.median / theirs.median),
+                    _ => "–".to_owned(),
+                }
+            })
+            .collect();
         table.push_str(&format!("| {} | {} |\n", other.name(), cells.join(" | ")));
+    }
+    table
+}
+
+/// Median, extremes in brackets.
+fn connections(measured: &Measurements) -> String {
+    let kinds: Vec<(Direction, usize)> = super::connections::DIRECTIONS
+        .into_iter()
+        .flat_map(|direction| super::connections::AT_ONCE.map(|at_once| (direction, at_once)))
+        .collect();
+    let names: Vec<String> = kinds
+        .iter()
+        .map(|(direction, at_once)| format!("{}, {at_once} at once", direction.name()))
+        .collect();
+    let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut table = head("Connections a second: median (least–most)", &columns);
+    for contender in Contender::rotated(0) {
+        let cells: Vec<String> = kinds
+            .iter()
+            .zip(&names)
+            .map(|((direction, at_once), name)| {
+                match measured.connection_rates(contender, *direction, *at_once) {
+                    Some(rate) => {
+                        format!("{:.0} ({:.0}–{:.0})", rate.median, rate.least, rate.most)
+                    }
+                    None => measured.empty("connections", contender, name),
+                }
+            })
+            .collect();
+        table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
+    }
+    table
+}
+
+fn idle(measured: &Measurements) -> String {
+    let columns = [
+        "one stream alone, before and after; Gbit/s",
+        "beside the idle flows",
+        "resident bytes a flow",
+        "the kernel's, three sockets",
+        "share of a core while idle",
+    ];
+    let mut table = head("Idle flows of lichen, on three ports", &columns);
+    for run in &measured.idle {
+        let [before, after] = run.alone_gigabits_per_second;
+        table.push_str(&format!(
+            "| {} flows | {before:.1}, {after:.1} | {:.1} | {:.0} | {:.0} | {:.3} |\n",
+            run.idle_flows,
+            run.beside_gigabits_per_second,
+            run.resident_bytes_per_flow,
+            run.kernel_bytes_per_flow,
+            run.idle_core_share
+        ));
+    }
+    if measured.idle.is_empty() {
+        table.push_str(&format!("| {} | | | | |\n", measured.empty("idle", Contender::Lichen, "")));
     }
     table
 }
@@ -135,7 +256,7 @@ fn datagram_kinds() -> Vec<(String, &'static str, Direction)> {
 
 impl Measurements {
     /// Rates and losses.
-    fn datagrams(
+    pub(super) fn datagrams(
         &self,
         contender: Contender,
         size: &str,
@@ -154,8 +275,7 @@ impl Measurements {
 fn heading(title: &str) -> String {
     let kinds = datagram_kinds();
     let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
-    let line = "| --- ".repeat(names.len() + 1);
-    format!("{title}\n\n| | {} |\n{line}|\n", names.join(" | "))
+    head(title, &names)
 }
 
 /// Median, extremes in brackets, the median of what was lost after the semicolon.
@@ -165,12 +285,12 @@ fn datagrams(measured: &Measurements) -> String {
     for contender in Contender::rotated(0) {
         let cells: Vec<String> = datagram_kinds()
             .into_iter()
-            .map(|(_, size, direction)| match measured.datagrams(contender, size, direction) {
+            .map(|(name, size, direction)| match measured.datagrams(contender, size, direction) {
                 Some((rate, lost)) => format!(
                     "{:.0} ({:.0}–{:.0}); {:.0} %",
                     rate.median, rate.least, rate.most, lost.median
                 ),
-                None => "–".to_owned(),
+                None => measured.empty("datagrams", contender, &name),
             })
             .collect();
         table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
@@ -199,23 +319,20 @@ fn datagram_ratios(measured: &Measurements) -> String {
 }
 
 fn latency(measured: &Measurements) -> String {
-    let mut table = "One byte there and back, µs: p50 / p99\n\n| |".to_owned();
     let both = [Cores::AsTheyAre, Cores::KeptAwake];
-    for cores in both {
-        table.push_str(&format!(" {} |", cores.name()));
-    }
-    table.push_str("\n| --- | --- | --- |\n");
+    let mut table = head("One byte there and back, µs: p50 / p99", &both.map(Cores::name));
     for contender in Contender::rotated(0) {
-        let cells = both.map(|cores| {
-            let run = measured
-                .latency
-                .iter()
-                .find(|run| run.contender == contender && run.cores == cores);
-            run.map_or("–".to_owned(), |run| {
-                format!("{:.0} / {:.0}", run.p50_microseconds, run.p99_microseconds)
-            })
+        let cells = both.map(|cores| match measured.latency(contender, cores) {
+            Some(run) => format!("{:.0} / {:.0}", run.p50_microseconds, run.p99_microseconds),
+            None => measured.empty("latency", contender, cores.name()),
         });
         table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
     }
     table
+}
+
+impl Measurements {
+    pub(super) fn latency(&self, contender: Contender, cores: Cores) -> Option<&super::Latency> {
+        self.latency.iter().find(|run| run.contender == contender && run.cores == cores)
+    }
 }

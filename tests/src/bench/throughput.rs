@@ -1,13 +1,17 @@
-//! One TCP stream for eight seconds.
+//! TCP streams for eight seconds: one, four at once, and one over a bad link.
 
 use std::process::Command;
 use std::time::Duration;
 
+use lichen_netstack::testing::impair::Impairment;
+use lichen_netstack::testing::shaper::Shaping;
 use serde::Serialize;
 
-use super::contender::{Contender, IPERF};
+use super::contender::{Contender, IPERF, PATIENCE, Server};
+use super::missing::why;
 use super::processor;
-use crate::lab::{Lab, try_within};
+use crate::lab::address::FAR;
+use crate::lab::{Background, Direction as Way, Lab, ShapedLink, try_within};
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,9 +37,42 @@ impl Direction {
     }
 }
 
+/// What is sent, and over what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// One stream between inside and the host.
+    OneStream,
+    /// Four at once.
+    FourStreams,
+    /// One between inside and the host's upstream, over a link that loses one frame in a hundred each way
+    /// and takes 20 ms there and back.
+    BadLink,
+}
+
+impl Kind {
+    /// The part of the bench that it is.
+    pub(super) fn part(self) -> &'static str {
+        match self {
+            Self::OneStream => "throughput",
+            Self::FourStreams => "streams",
+            Self::BadLink => "loss",
+        }
+    }
+
+    /// The ways that are measured.
+    pub(super) fn directions(self) -> &'static [Direction] {
+        match self {
+            Self::OneStream => &Direction::ALL,
+            Self::FourStreams | Self::BadLink => &[Direction::Up, Direction::Down],
+        }
+    }
+}
+
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Throughput {
+    pub(super) kind: Kind,
     pub(super) contender: Contender,
     pub(super) direction: Direction,
     pub(super) round: usize,
@@ -50,45 +87,54 @@ pub(super) struct Throughput {
 /// Eight seconds after two that do not count, in writes of 128 KiB.
 const OPTIONS: [&str; 7] = ["-t", "8", "-O", "2", "-l", "128K", "-J"];
 
-/// `None` when the contender has no such direction.
+/// Where the server of the bad link's other end listens.
+const FAR_IPERF: &str = "5205";
+
+/// An error says why there is no figure.
 pub(super) fn measure(
     lab: &Lab,
+    kind: Kind,
     contender: Contender,
     direction: Direction,
     round: usize,
-) -> Option<Throughput> {
+) -> Result<Throughput, String> {
+    let mut options = OPTIONS.to_vec();
+    if kind == Kind::FourStreams {
+        options.extend(["-P", "4"]);
+    }
+    if direction == Direction::Down {
+        options.push("-R");
+    }
     let published = match direction {
-        Direction::Published => Some(contender.publish(lab)?),
+        Direction::Published => Some(contender.publish(lab, Server::Iperf)?),
         Direction::Up | Direction::Down => None,
     };
-    let mut command: Command = match (&published, direction) {
-        (Some((_, address, port)), _) => {
-            lab.person(&[&["iperf3", "-c", address, "-p", port][..], &OPTIONS].concat())
-        }
-        (None, Direction::Down) => {
-            let client = ["iperf3", "-R", "-c", contender.host_address(), "-p", IPERF];
-            contender.command(lab, &[&client[..], &OPTIONS].concat())
-        }
-        (None, _) => {
-            let client = ["iperf3", "-c", contender.host_address(), "-p", IPERF];
-            contender.command(lab, &[&client[..], &OPTIONS].concat())
-        }
+    let bad_link = (kind == Kind::BadLink).then(|| bad_link(lab));
+    let (address, port) = match (&published, kind) {
+        (Some(published), _) => (published.address, published.port.as_str()),
+        (None, Kind::BadLink) => (FAR, FAR_IPERF),
+        (None, _) => (contender.host_address(), IPERF),
+    };
+    let client = [&["iperf3", "-c", address, "-p", port][..], &options].concat();
+    let mut command: Command = match published {
+        Some(_) => lab.person(&client),
+        None => contender.command(lab, &client),
     };
     let before = processor::used();
-    let outcome = try_within(Duration::from_secs(40), &mut command);
+    let outcome = try_within(Duration::from_secs(PATIENCE + 10), &mut command);
     let used = processor::used().saturating_sub(before);
-    drop(published);
+    drop((published, bad_link));
     let measured = outcome.as_ref().ok().and_then(|outcome| parse(&outcome.out, used));
-    let Some((gigabits_per_second, cpu_seconds_per_gibibyte, iperf3)) = measured else {
-        eprintln!("{} {}: no figure: {outcome:?}", contender.name(), direction.name());
-        return None;
-    };
+    let (gigabits_per_second, cpu_seconds_per_gibibyte, iperf3) =
+        measured.ok_or_else(|| why(&outcome))?;
     eprintln!(
-        "round {round}: {} {}: {gigabits_per_second:.2} Gbit/s, {cpu_seconds_per_gibibyte:.2} s/GiB",
+        "round {round}: {}: {} {}: {gigabits_per_second:.3} Gbit/s, {cpu_seconds_per_gibibyte:.2} s/GiB",
+        kind.part(),
         contender.name(),
         direction.name()
     );
-    Some(Throughput {
+    Ok(Throughput {
+        kind,
         contender,
         direction,
         round,
@@ -96,6 +142,18 @@ pub(super) fn measure(
         cpu_seconds_per_gibibyte,
         iperf3,
     })
+}
+
+/// The same link for everybody, begun anew, with a server at its other end.
+fn bad_link(lab: &Lab) -> (ShapedLink, Background) {
+    let impairment = Impairment { loss: 1, ..Impairment::default() };
+    let delay = Duration::from_millis(10);
+    let shaping = Shaping { impairment, delay, ..Shaping::default() };
+    let link = lab.shape(Way { shaping, seed: 1 }, Way { shaping, seed: 2 });
+    let server = lab.upstream().start_in_background(&["iperf3", "-s", "-p", FAR_IPERF]);
+    lab.upstream()
+        .sh(&format!("until busybox netstat -ltn | grep -q :{FAR_IPERF}; do sleep 0.05; done"));
+    (link, server)
 }
 
 /// The receiver's rate, and the time used per GiB; the two seconds that do not count used time as well.

@@ -18,6 +18,7 @@ mod person;
 mod product;
 mod root;
 mod services;
+mod shaped_link;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -28,9 +29,10 @@ use std::sync::OnceLock;
 pub(crate) use dice::Dice;
 pub(crate) use init::init;
 pub(crate) use machine::{Background, Machine};
-pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within};
+pub(crate) use outcome::{Outcome, comes_true, eventually, run, run_within, try_within, within};
 pub(crate) use product::{Process, Role};
 pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
+pub(crate) use shaped_link::{Direction, ShapedLink};
 
 use folder::Folder;
 use person::Person;
@@ -87,6 +89,13 @@ impl Lab {
     /// The outside.
     pub(crate) fn upstream(&self) -> &Machine {
         &self.upstream
+    }
+
+    /// Makes the link between the machines a bad one, `forth` from the host and `back` to it. Once the answer is
+    /// dropped there is no link.
+    #[track_caller]
+    pub(crate) fn shape(&self, forth: Direction, back: Direction) -> ShapedLink {
+        ShapedLink::start(self, forth, back)
     }
 
     /// A command of the unprivileged person on the host.

@@ -75,8 +75,13 @@ pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
 }
 
 /// Whether something comes true within ten seconds.
-pub(crate) fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
+pub(crate) fn comes_true(condition: impl FnMut() -> bool) -> bool {
+    within(10, condition)
+}
+
+/// Whether something comes true within so many seconds.
+pub(crate) fn within(seconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     while !condition() {
         if Instant::now() >= deadline {
             return false;

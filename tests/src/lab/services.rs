@@ -17,6 +17,11 @@ pub(super) fn join(host: &Machine, upstream: &Machine) {
         .args(["--net", "--target", &near, "ip", "link", "add", "uplink", "type", "veth"])
         .args(["peer", "name", "downlink", "netns", &far]))
     .success();
+    give_addresses(host, upstream);
+}
+
+/// What the machines' ends of the link, `uplink` and `downlink`, need once they are there.
+pub(super) fn give_addresses(host: &Machine, upstream: &Machine) {
     host.sh(&format!(
         "ip link set lo up
          ip address add {HOST}/24 dev uplink
@@ -27,8 +32,8 @@ pub(super) fn join(host: &Machine, upstream: &Machine) {
     ));
     upstream.sh(&format!(
         "ip link set lo up
-         ip address add {FAR}/32 dev lo
-         ip address add {FAR6}/128 dev lo
+         ip address replace {FAR}/32 dev lo
+         ip address replace {FAR6}/128 dev lo
          ip address add {UPSTREAM}/24 dev downlink
          ip address add {UPSTREAM6}/64 dev downlink nodad
          ip link set downlink up"

@@ -33,6 +33,32 @@ pub(super) fn say(address: &str, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends so many datagrams, each with its number, slowly enough that nobody on the way has to lose any.
+pub(super) fn number(address: &str, count: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(address)?;
+    for number in 0..count.parse::<u32>().map_err(io::Error::other)? {
+        socket.send(&number.to_be_bytes())?;
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Ok(())
+}
+
+/// Prints the numbers that come, in their order, until none has come for two seconds.
+pub(super) fn numbers(port: &str) -> io::Result<()> {
+    let socket = bind(port)?;
+    println!("listening");
+    let (mut buffer, mut numbers) = ([0; 4], Vec::new());
+    socket.recv(&mut buffer).map(|_| numbers.push(u32::from_be_bytes(buffer)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    while socket.recv(&mut buffer).is_ok() {
+        numbers.push(u32::from_be_bytes(buffer));
+    }
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    println!("{}", numbers.join(" "));
+    Ok(())
+}
+
 /// Waits for one datagram, answers it again and again, and prints whether the sender's host says at last
 /// that nobody hears.
 pub(super) fn pester(port: &str) -> io::Result<()> {

@@ -3,6 +3,7 @@
 mod amid_changes;
 mod attach;
 mod attacks;
+mod bad_links;
 mod command_line;
 mod datagrams;
 mod deaths;
@@ -14,6 +15,7 @@ mod inheritance;
 mod ipv6;
 mod lab_itself;
 mod leases;
+mod many_flows;
 mod names;
 mod observing;
 mod offload;
@@ -36,11 +38,13 @@ pub(crate) fn all() -> Vec<Scenario> {
         ipv6::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
+        bad_links::SCENARIOS,
         host_exposure::SCENARIOS,
         attach::SCENARIOS,
         inheritance::SCENARIOS,
         dhcp::SCENARIOS,
         descriptors::SCENARIOS,
+        many_flows::SCENARIOS,
         offload::SCENARIOS,
         attacks::SCENARIOS,
         deaths::SCENARIOS,

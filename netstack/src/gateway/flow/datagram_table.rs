@@ -7,7 +7,7 @@ use slab::Slab;
 
 use super::idle_queue::IdleQueue;
 use super::view::{FlowView, Traffic};
-use super::{FlowIndex, FlowKey};
+use super::{FlowIndex, FlowKey, Work};
 use crate::command::{FlowProtocol, FlowState};
 use crate::host::{Token, TokenKind};
 use crate::time::Instant;
@@ -114,8 +114,13 @@ impl<F> DatagramTable<F> {
         self.remove(index);
         // Its place in the queue is left behind; many of those would be a leak.
         if self.idle.len() > 2 * self.bounds.flows {
-            self.idle = self.flows.iter().map(|(index, entry)| (entry.heard, index)).collect();
+            self.idle.refill(self.flows.iter().map(|(index, entry)| (entry.heard, index)));
         }
+    }
+
+    /// What was done for the flows' timers so far.
+    pub(super) fn work(&self) -> Work {
+        Work { served: 0, timers: self.idle.looked_at(), queued: self.idle.len() as u64 }
     }
 
     /// The flows, with their indexes.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::datagram_table::{Bounds, DatagramTable};
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
 use super::view::FlowView;
-use super::{FlowContext, FlowKey};
+use super::{FlowContext, FlowKey, Work};
 use crate::command::FlowProtocol;
 use crate::counters::DropReason;
 use crate::host::{Arrival, Bounce, Datagram, Host, TokenKind};
@@ -161,6 +161,11 @@ impl<D: Datagram> EchoFlows<D> {
     /// Closes the flows that were silent for [`LIFETIME`].
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.table.expire(now).is_some() {}
+    }
+
+    /// What was done for the flows' timers so far.
+    pub fn work(&self) -> Work {
+        self.table.work()
     }
 
     /// When [`EchoFlows::handle_timeout`] has something to do.

@@ -12,33 +12,35 @@ use crate::time::Instant;
 
 /// Flows by the time they were last known to be active.
 #[derive(Debug, Default)]
-pub struct IdleQueue(BinaryHeap<Reverse<(Instant, usize)>>);
-
-impl FromIterator<(Instant, usize)> for IdleQueue {
-    fn from_iter<I: IntoIterator<Item = (Instant, usize)>>(flows: I) -> Self {
-        Self(flows.into_iter().map(Reverse).collect())
-    }
+pub struct IdleQueue {
+    places: BinaryHeap<Reverse<(Instant, usize)>>,
+    looked_at: u64,
 }
 
 impl IdleQueue {
     /// Queues a flow that is active now.
     pub fn push(&mut self, now: Instant, index: usize) {
-        self.0.push(Reverse((now, index)));
+        self.places.push(Reverse((now, index)));
+    }
+
+    /// Begins anew with these flows.
+    pub fn refill(&mut self, flows: impl Iterator<Item = (Instant, usize)>) {
+        self.places = flows.map(Reverse).collect();
+    }
+
+    /// Places that were looked at so far.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at
     }
 
     /// Places in the queue, those of flows that are gone included.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.places.len()
     }
 
     /// Whether there is no place.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Forgets the places of flows that `keep` says no to.
-    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
-        self.0.retain(|Reverse((_, index))| keep(*index));
+        self.places.is_empty()
     }
 
     /// Takes the flow that was idle longest. `last_active` answers `None` for flows that are gone.
@@ -61,7 +63,7 @@ impl IdleQueue {
 
     /// When the first may have expired.
     pub fn poll_timeout(&self, lifetime: Duration) -> Option<Instant> {
-        self.0.peek().map(|Reverse((active, _))| *active + lifetime)
+        self.places.peek().map(|Reverse((active, _))| *active + lifetime)
     }
 
     fn pop_idle_since(
@@ -70,14 +72,15 @@ impl IdleQueue {
         mut last_active: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
         loop {
-            let Reverse((queued, index)) = *self.0.peek()?;
+            let Reverse((queued, index)) = *self.places.peek()?;
             if expiry.is_some_and(|(now, lifetime)| queued + lifetime > now) {
                 return None;
             }
-            self.0.pop();
+            self.places.pop();
+            self.looked_at += 1;
             match last_active(index) {
                 None => {}
-                Some(active) if active > queued => self.0.push(Reverse((active, index))),
+                Some(active) if active > queued => self.places.push(Reverse((active, index))),
                 Some(_) => return Some(index),
             }
         }

@@ -33,6 +33,28 @@ use crate::wire::ipv4::MORE_FRAGMENTS;
 use crate::wire::ipv6::{FRAGMENT, FRAGMENT_LEN, emit_fragment};
 use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 
+/// What was done for flows. Each packet and each deadline may add a few, however many flows there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// TCP flows that were served at the end of a batch.
+    pub served: u64,
+    /// Entries that were taken from queues of deadlines.
+    pub timers: u64,
+    /// Entries that are in those queues now, those of flows that have gone included.
+    pub queued: u64,
+}
+
+impl Work {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            served: self.served + other.served,
+            timers: self.timers + other.timers,
+            queued: self.queued + other.queued,
+        }
+    }
+}
+
 /// The two ends of a flow, as the guest sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {

@@ -19,7 +19,7 @@ use super::datagram_table::{Bounds, DatagramTable};
 use super::train::Train;
 use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, send, send_train, tell_bounces};
 use super::view::FlowView;
-use super::{FlowContext, FlowKey, ForwardSource};
+use super::{FlowContext, FlowKey, ForwardSource, Work};
 use crate::budget::SourceLimit;
 use crate::command::{FlowProtocol, ForwardSpec, SourceRule};
 use crate::counters::DropReason;
@@ -378,6 +378,11 @@ impl<D: Datagram> PublishedFlows<D> {
         while let Some(gone) = self.clients.expire(now) {
             self.index.remove(&(gone.flow.opening, gone.flow.peer.address));
         }
+    }
+
+    /// What was done for the flows' timers so far.
+    pub fn work(&self) -> Work {
+        self.clients.work()
     }
 
     /// When [`PublishedFlows::handle_timeout`] has something to do.

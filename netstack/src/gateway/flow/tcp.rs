@@ -21,7 +21,7 @@ use super::idle_queue::IdleQueue;
 use super::tcp_endpoint::{Endpoint, TcpStack};
 use super::tcp_flow::{End, Flow, Stage, TRIM_DELAY, Verdict};
 use super::view::FlowView;
-use super::{FlowContext, FlowIndex, FlowKey, ForwardSource};
+use super::{FlowContext, FlowIndex, FlowKey, ForwardSource, Work};
 use crate::counters::DropReason;
 use crate::gateway::names::Conversation;
 use crate::host::{Host, Readiness, Stream, Token, TokenKind};
@@ -41,6 +41,9 @@ pub const MAX_BUFFERED: usize = 64 << 20;
 const CONNECT_LIFETIME: Duration = Duration::from_secs(130);
 /// Least time between two services of a flow by timer: smoltcp may ask to be polled in the past for ever.
 const LEAST_DELAY: Duration = Duration::from_millis(1);
+/// Entries of the queue of deadlines for each flow, and flows that it is for at least.
+const MOST_STALE: usize = 4;
+const LEAST_QUEUE: usize = 64;
 /// How long an end waits that smoltcp has forgotten to repeat.
 const REPEAT_END: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,7 @@ pub struct TcpFlows<S> {
     /// Flows to serve at the end of the batch.
     dirty: Vec<usize>,
     deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
+    work: Work,
     half_open_order: IdleQueue,
     half_open: usize,
     buffered: usize,
@@ -80,6 +84,7 @@ impl<S: Stream> TcpFlows<S> {
             flows: Slab::new(),
             dirty: Vec::new(),
             deadlines: BinaryHeap::new(),
+            work: Work::default(),
             half_open_order: IdleQueue::default(),
             half_open: 0,
             buffered: 0,
@@ -98,6 +103,12 @@ impl<S: Stream> TcpFlows<S> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
+    }
+
+    /// What was done for the flows so far.
+    pub fn work(&self) -> Work {
+        let queued = self.deadlines.len() + self.half_open_order.len();
+        Work { queued: queued as u64, ..self.work }
     }
 
     /// Flows that are not established yet.
@@ -388,6 +399,7 @@ impl<S: Stream> TcpFlows<S> {
             if at > now {
                 break;
             }
+            self.work.timers += 1;
             self.deadlines.pop();
             if let Some(flow) = self.flows.get_mut(index)
                 && flow.queued == Some(at)
@@ -455,6 +467,7 @@ impl<S: Stream> TcpFlows<S> {
         index: usize,
         serve_names: &mut impl FnMut(usize, &mut Endpoint, &mut Conversation),
     ) {
+        self.work.served += 1;
         let over_budget = self.buffered >= MAX_BUFFERED;
         let flow = &mut self.flows[index];
         let verdict = match &mut flow.stage {
@@ -516,6 +529,16 @@ impl<S: Stream> TcpFlows<S> {
         {
             flow.queued = Some(deadline);
             self.deadlines.push(Reverse((deadline, index)));
+            self.forget_stale_deadlines();
+        }
+    }
+
+    /// Leaves one entry for each flow, once most are of flows that have gone or of deadlines that came to be
+    /// earlier: a connect may wait for minutes, and a guest can make thousands a second.
+    fn forget_stale_deadlines(&mut self) {
+        if self.deadlines.len() > MOST_STALE * (self.flows.len() + LEAST_QUEUE) {
+            let queued = |(index, flow): (usize, &Flow<S>)| Some(Reverse((flow.queued?, index)));
+            self.deadlines = self.flows.iter().filter_map(queued).collect();
         }
     }
 
@@ -549,9 +572,10 @@ impl<S: Stream> TcpFlows<S> {
         self.index.insert(key, index);
         self.half_open += 1;
         if self.half_open_order.len() > 4 * MAX_HALF_OPEN {
-            let flows = &self.flows;
-            self.half_open_order
-                .retain(|index| flows.get(index).is_some_and(|flow| flow.half_open));
+            // Made anew: a place is used again, so an old entry cannot be told from its next flow's.
+            let half_open =
+                self.flows.iter().filter(|(place, flow)| flow.half_open && *place != index);
+            self.half_open_order.refill(half_open.map(|(place, flow)| (flow.opened, place)));
         }
         self.half_open_order.push(now, index);
         self.queue_deadline(index);

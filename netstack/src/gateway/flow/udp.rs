@@ -13,7 +13,7 @@ use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
 use super::train::Train;
 use super::view::FlowView;
-use super::{FlowContext, FlowKey};
+use super::{FlowContext, FlowKey, Work};
 use crate::command::FlowProtocol;
 use crate::counters::DropReason;
 use crate::frame::offload::MAX_SEGMENTS;
@@ -300,6 +300,11 @@ impl<D: Datagram> UdpFlows<D> {
     /// Closes the flows that were silent for [`LIFETIME`].
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.table.expire(now).is_some() {}
+    }
+
+    /// What was done for the flows' timers so far.
+    pub fn work(&self) -> Work {
+        self.table.work()
     }
 
     /// When [`UdpFlows::handle_timeout`] has something to do.
