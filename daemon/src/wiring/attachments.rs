@@ -16,6 +16,7 @@ use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
+use lichen_netstack::switch::directory::Location;
 use lichen_netstack::worker::WorkerCommand;
 use lichen_netstack::worker::event_loop::WorkerHandle;
 use lichen_vhost_net::port::VhostPort;
@@ -105,38 +106,38 @@ impl Port for Attached {
     }
 }
 
-/// Which slot each port of a virtual machine is in.
-type Slots = Arc<Mutex<BTreeMap<PortId, u16>>>;
+/// Which slot of which worker each port of a virtual machine is in.
+type Places = Arc<Mutex<BTreeMap<PortId, Location>>>;
 
-/// Makes ports, and has the worker watch them.
+/// Makes ports, and has their workers watch them.
 pub struct Attachments {
-    worker: WorkerHandle<Attached>,
+    workers: Vec<WorkerHandle<Attached>>,
     /// For monitors that speak vhost-user.
     monitors: Service,
     /// For monitors that hand over frames.
     frames: FrameSockets,
-    slots: Slots,
+    places: Places,
 }
 
 impl Attachments {
-    /// For ports of that worker. Changes of links go to `links`.
+    /// For ports of these workers. Changes of links go to `links`.
     pub fn new(
-        worker: WorkerHandle<Attached>,
+        workers: Vec<WorkerHandle<Attached>>,
         links: impl FnMut(PortId, LinkState) + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let slots = Slots::default();
-        let plugs = Plugs { worker: worker.clone(), slots: Arc::clone(&slots), links };
+        let places = Places::default();
+        let plugs = Plugs { workers: workers.clone(), places: Arc::clone(&places), links };
         let frames = FrameSockets::start(plugs.clone())?;
-        Ok(Self { worker, monitors: Service::start(plugs)?, frames, slots })
+        Ok(Self { workers, monitors: Service::start(plugs)?, frames, places })
     }
 }
 
 impl Attacher for Attachments {
     type Port = Attached;
 
-    fn open(&mut self, slot: u16, frames: OwnedFd) -> io::Result<Attached> {
+    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Attached> {
         let tap = Tap::new(frames)?;
-        self.worker.watch(tap.as_fd(), slot)?;
+        self.workers[usize::from(place.worker)].watch(tap.as_fd(), place.slot)?;
         Ok(Attached::Tap(tap))
     }
 
@@ -144,8 +145,8 @@ impl Attacher for Attachments {
         Attached::Unplugged
     }
 
-    fn listen(&mut self, spec: &PortSpec, slot: u16, socket: OwnedFd) -> io::Result<()> {
-        lock(&self.slots).insert(spec.id, slot);
+    fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()> {
+        lock(&self.places).insert(spec.id, place);
         match spec.attachment {
             Attachment::VhostUser => self.monitors.add(spec.id, UnixListener::from(socket)),
             Attachment::UnixStream => {
@@ -160,31 +161,33 @@ impl Attacher for Attachments {
     }
 
     fn detach(&mut self, port: PortId) {
-        if lock(&self.slots).remove(&port).is_some() {
+        if lock(&self.places).remove(&port).is_some() {
             self.monitors.remove(port);
             self.frames.remove(port);
         }
     }
 }
 
-/// Brings the guests of virtual machines to the worker and back.
+/// Brings the guests of virtual machines to their workers and back.
 #[derive(Clone)]
 struct Plugs<F> {
-    worker: WorkerHandle<Attached>,
-    slots: Slots,
+    workers: Vec<WorkerHandle<Attached>>,
+    places: Places,
     links: F,
 }
 
 impl<F> Plugs<F> {
-    fn slot(&self, port: PortId) -> Option<u16> {
-        lock(&self.slots).get(&port).copied()
+    /// Whose a port is, and in which slot.
+    fn place(&self, port: PortId) -> Option<(&WorkerHandle<Attached>, u16)> {
+        let place = lock(&self.places).get(&port).copied()?;
+        Some((&self.workers[usize::from(place.worker)], place.slot))
     }
 
     /// Changes how a port's frames come, and waits until the worker has let go of what was there.
     fn exchange(&self, port: PortId, io: Attached) {
-        let Some(slot) = self.slot(port) else { return };
+        let Some((worker, slot)) = self.place(port) else { return };
         let (before, let_go) = mpsc::channel();
-        self.worker.send(WorkerCommand::Plug { slot, port, io, before });
+        worker.send(WorkerCommand::Plug { slot, port, io, before });
         // A worker that has ended has let go of everything.
         drop(let_go.recv());
     }
@@ -192,9 +195,9 @@ impl<F> Plugs<F> {
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
     fn plug(&mut self, port: PortId, rings: VhostPort) {
-        let Some(slot) = self.slot(port) else { return };
+        let Some((worker, slot)) = self.place(port) else { return };
         for kick in rings.kicks() {
-            if let Err(error) = self.worker.watch(kick, slot) {
+            if let Err(error) = worker.watch(kick, slot) {
                 tracing::error!(%port, %error, "a guest's kicks cannot be watched");
             }
         }
@@ -203,7 +206,9 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
 
     fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
         // The monitor holds them too, so closing ours would not end the watch.
-        kicks.into_iter().for_each(|kick| self.worker.unwatch(kick));
+        if let Some((worker, _)) = self.place(port) {
+            kicks.into_iter().for_each(|kick| worker.unwatch(kick));
+        }
         self.exchange(port, Attached::Unplugged);
     }
 
@@ -214,7 +219,8 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plugs<F> {
     fn watch(&self, port: PortId) -> Option<FrameWatch> {
-        Some(self.worker.frame_watch(self.slot(port)?))
+        let (worker, slot) = self.place(port)?;
+        Some(worker.frame_watch(slot))
     }
 
     fn exchange(&mut self, port: PortId, io: Attached) {
@@ -226,6 +232,6 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plug
     }
 }
 
-fn lock(slots: &Slots) -> MutexGuard<'_, BTreeMap<PortId, u16>> {
-    slots.lock().expect("nobody panics while holding it")
+fn lock(places: &Places) -> MutexGuard<'_, BTreeMap<PortId, Location>> {
+    places.lock().expect("nobody panics while holding it")
 }

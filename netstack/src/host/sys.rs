@@ -16,10 +16,7 @@ use rustix::net::AddressFamily;
 pub use self::datagram::SysDatagram;
 pub use self::route::RouteQuery;
 pub use self::tcp::{SysListener, SysStream};
-use super::{Host, PublishedSocket, Route, Token};
-
-/// The real socket of a published port.
-pub type SysPublishedSocket = PublishedSocket<SysListener, SysDatagram>;
+use super::{Host, Route, Token};
 
 /// Opens real sockets.
 #[derive(Debug)]

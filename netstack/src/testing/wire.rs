@@ -21,6 +21,7 @@ struct State {
     offloads: Offloads,
     gone: bool,
     sabotaged: bool,
+    writes_sabotaged: bool,
 }
 
 impl State {
@@ -40,6 +41,7 @@ impl Wire {
             offloads,
             gone: false,
             sabotaged: false,
+            writes_sabotaged: false,
         })))
     }
 
@@ -68,6 +70,11 @@ impl Wire {
         self.0.borrow_mut().sabotaged = true;
     }
 
+    /// Makes the next write panic.
+    pub fn sabotage_writes(&self) {
+        self.0.borrow_mut().writes_sabotaged = true;
+    }
+
     /// Unplugs the guest.
     pub fn unplug(&self) {
         self.0.borrow_mut().gone = true;
@@ -92,6 +99,7 @@ impl Port for Wire {
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         let mut state = self.0.borrow_mut();
+        assert!(!state.writes_sabotaged, "a sabotaged wire was written");
         if state.gone {
             Transmit::Gone
         } else if state.held() >= state.room {

@@ -6,6 +6,7 @@
 //!
 //! A panic while a port is served closes that port and no other.
 
+pub mod crossing;
 pub mod event_loop;
 mod exchanges;
 mod slot;
@@ -16,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use self::crossing::{Arrival, Heading, Links, Origin};
 use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
 use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec, PortStatistics};
@@ -33,13 +35,18 @@ use crate::time::Instant;
 const MAX_BATCH: usize = 64;
 /// Bytes taken from one port in one turn.
 const MAX_BATCH_BYTES: usize = 512 << 10;
+/// Parcels taken from one other worker in one turn.
+const MAX_PARCELS: usize = 8;
 /// How long a listener rests that could not be accepted from.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener in one turn.
 const MAX_ACCEPTS: usize = 16;
 
+/// Why a port is closed whose service has panicked.
+const DEFECT: &str = "a defect in the datapath was met while serving this port";
+
 /// What the control thread tells a worker.
-pub enum WorkerCommand<P, S> {
+pub enum WorkerCommand<P, H: Host> {
     /// Puts a port into a slot, or changes the one that is there.
     SetPort {
         /// Which slot; the control thread chooses it.
@@ -72,7 +79,7 @@ pub enum WorkerCommand<P, S> {
         /// The forward's definition.
         spec: ForwardSpec,
         /// What clients come to.
-        socket: S,
+        socket: PublishedSocket<H::Listener, H::Datagram>,
     },
     /// Closes the socket of a published port.
     RemoveForward {
@@ -85,6 +92,8 @@ pub enum WorkerCommand<P, S> {
     SetDirectory(Arc<Directory>),
     /// Where foreign names are asked from now on.
     SetResolvers(Vec<SocketAddr>),
+    /// What the other workers have, for a fair share of the host's descriptors.
+    Others(Possessions),
     /// Answer with [`WorkerEvent::Statistics`].
     Statistics,
     /// Answer with [`WorkerEvent::Flows`].
@@ -103,6 +112,15 @@ pub enum WorkerCommand<P, S> {
     },
     /// Close every port and end.
     Stop,
+}
+
+/// What takes descriptors besides flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Possessions {
+    /// Ports.
+    pub ports: usize,
+    /// Published ports.
+    pub published: usize,
 }
 
 /// What a worker tells the control thread.
@@ -160,6 +178,9 @@ pub struct Worker<P: Port, H: Host, N> {
     slots: Vec<Option<Slot<P, H>>>,
     directory: Arc<Directory>,
     exchanges: Exchanges<H>,
+    links: Links,
+    /// What the other workers have.
+    others: Possessions,
     /// A frame on its way in, or datagrams of the host's.
     received: Vec<u8>,
     /// A frame on its way out.
@@ -188,6 +209,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             slots: Vec::new(),
             directory: Arc::default(),
             exchanges: Exchanges::default(),
+            links: Links::alone(),
+            others: Possessions::default(),
             received: vec![0; 2 * MAX_FRAME],
             scratch: vec![0; MAX_FRAME],
             events: VecDeque::new(),
@@ -201,12 +224,19 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
     }
 
-    /// Divides the descriptors anew among the ports.
+    /// The same as one of several.
+    pub fn linked(mut self, links: Links) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Divides the descriptors anew among the ports of all workers.
     fn share_descriptors(&mut self) {
-        let ports = self.slots.iter().flatten().count().max(1);
+        let ports = (self.slots.iter().flatten().count() + self.others.ports).max(1);
         // A published port takes two: the worker's and the copy that control may ask for.
         let published = |slot: &Slot<P, H>| slot.forwards.len() + slot.gateway.published.openings();
         let published: usize = self.slots.iter().flatten().map(published).sum();
+        let published = published + self.others.published;
         let share = self.descriptors.saturating_sub(2 * published) / ports;
         for slot in self.slots.iter_mut().flatten() {
             slot.gateway.set_share(share);
@@ -229,11 +259,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     /// Carries out a command.
-    pub fn handle_command(
-        &mut self,
-        now: Instant,
-        command: WorkerCommand<P, PublishedSocket<H::Listener, H::Datagram>>,
-    ) {
+    pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H>) {
         match command {
             WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
             WorkerCommand::Plug { slot, port, io, before } => {
@@ -255,7 +281,12 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.directory = directory;
             }
             WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
+            WorkerCommand::Others(others) => {
+                self.others = others;
+                self.share_descriptors();
+            }
             WorkerCommand::Statistics => {
+                self.count_lost();
                 let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();
                 self.events.push_back(WorkerEvent::Statistics(statistics));
             }
@@ -385,7 +416,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn contained(&mut self, slot: u16, work: impl FnOnce(&mut Self)) {
         self.touch(slot);
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
-            self.lose_slot(slot, "a defect in the datapath was met while serving this port");
+            self.lose_slot(slot, DEFECT);
         }
     }
 
@@ -396,8 +427,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
     }
 
-    /// Lets guests know of what was done for them.
+    /// Lets guests, and other workers, know of what was done for them.
     fn flush(&mut self) {
+        self.links.send();
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
                 open.flush();
@@ -449,7 +481,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// Takes and handles at most a batch. Who is where does not change meanwhile, so the network is looked
     /// up once.
     fn take_frames(&mut self, now: Instant, slot: u16) -> Taken {
-        let Self { slots, directory, host, names, received, scratch, events, touched, .. } = self;
+        let Self {
+            slots, directory, host, names, received, scratch, events, touched, links, ..
+        } = self;
         let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
         let network = directory.network(open.spec.network);
         let mut lane = network.map(FastLane::new);
@@ -472,7 +506,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 if let Some(event) = open.note_mac(frame) {
                     events.push_back(event);
                 }
-                // Between two ports of one worker; with several workers the other queue goes here.
                 let short = lane.judge(&open.spec, frame);
                 let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
                 let crossing = if let Some((to, vnet)) = short {
@@ -484,8 +517,13 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 };
                 if let Some(crossing) = crossing {
                     let to = crossing.to.slot;
-                    if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
-                        receiver.deliver(frame, &crossing);
+                    if crossing.to.worker != links.number() {
+                        let from = Origin { slot, port: open.spec.id };
+                        if links.push(from, crossing.to, crossing.vnet, frame).is_err() {
+                            open.counters.drop(DropReason::CrossingFull);
+                        }
+                    } else if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
+                        receiver.deliver(frame, &crossing.vnet, crossing.headers.as_ref());
                         if touched.last() != Some(&to) {
                             touched.push(to);
                         }
@@ -499,6 +537,52 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
         Taken::More
+    }
+
+    /// Takes what other workers have sent to ports of this one.
+    pub fn handle_crossings(&mut self) {
+        for worker in 0..self.links.workers() {
+            for _ in 0..MAX_PARCELS {
+                let Some(mut parcel) = self.links.take(worker) else { break };
+                parcel.open(|heading, frame| self.deliver(heading, frame));
+                self.links.give_back(worker, parcel);
+            }
+        }
+        self.links.look();
+        self.count_lost();
+        self.flush();
+    }
+
+    /// Whether something has come from another worker. To be asked before waiting, after
+    /// [`begin_waiting`](crossing::Doorbell::begin_waiting).
+    pub fn has_crossings(&mut self) -> bool {
+        self.links.look()
+    }
+
+    fn deliver(&mut self, heading: &Heading, frame: &mut [u8]) -> Arrival {
+        let slot = heading.to.slot;
+        let delivered = match self.slots.get_mut(usize::from(slot)) {
+            Some(Some(open)) if open.spec.id == heading.to.port => {
+                catch_unwind(AssertUnwindSafe(|| open.deliver(frame, &heading.vnet, None)))
+            }
+            _ => return Arrival::Lost,
+        };
+        match delivered {
+            Ok(()) => self.touch(slot),
+            Err(_) => self.lose_slot(slot, DEFECT),
+        }
+        Arrival::Delivered
+    }
+
+    /// Counts the frames that have found nobody at another worker.
+    fn count_lost(&mut self) {
+        for from in self.links.take_back() {
+            if let Some(Some(open)) = self.slots.get_mut(usize::from(from.slot))
+                && open.spec.id == from.port
+            {
+                open.counters.drop(DropReason::CrossingLost);
+            }
+        }
     }
 
     fn handle_socket(&mut self, now: Instant, token: Token, readiness: Readiness) {
@@ -584,7 +668,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Whether [`Worker::handle_timeout`] is to be called at once.
     pub fn is_busy(&self) -> bool {
-        !self.again.is_empty()
+        !self.again.is_empty() || self.links.has_more()
     }
 
     /// Time has passed, or more is left to do.

@@ -326,10 +326,14 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Takes a frame of another port.
     #[inline(always)]
-    pub(super) fn deliver(&mut self, frame: &mut [u8], crossing: &Crossing) {
-        let Crossing { headers, vnet, .. } = crossing;
+    pub(super) fn deliver(
+        &mut self,
+        frame: &mut [u8],
+        vnet: &VnetHeader,
+        headers: Option<&Headers>,
+    ) {
         // What cannot be delivered has been counted, as the receiver's drop.
-        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers.as_ref());
+        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers);
     }
 
     /// Takes a connection of a published port.

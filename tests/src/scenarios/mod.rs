@@ -21,6 +21,7 @@ mod outward;
 mod privileges;
 mod published;
 mod service;
+mod several_workers;
 mod virtual_machines;
 
 use crate::runner::Scenario;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
         frame_sockets::SCENARIOS,
+        several_workers::SCENARIOS,
         observing::SCENARIOS,
     ]
     .concat()
