@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
+use crate::balance::{Balance, Load};
 use crate::command::{
     Attachment, Command, Event, ForwardSpec, Inventory, LinkState, NetworkSpec, PortLink, PortSpec,
     Transport,
@@ -43,6 +44,9 @@ pub trait Attacher {
     /// an earlier socket, while a guest that is connected stays.
     fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()>;
 
+    /// A port goes to another place if `go` says so; until it has said so no guest is plugged in or out.
+    fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool;
+
     /// A port has been removed.
     fn detach(&mut self, port: PortId);
 }
@@ -57,6 +61,7 @@ pub struct Datapath<A: Attacher> {
     resolvers: Vec<SocketAddr>,
     /// Which slots are in use. A slot's number is one worker's only.
     slots: Vec<Option<PortId>>,
+    balance: Balance,
 }
 
 struct Placed {
@@ -127,6 +132,7 @@ impl<A: Attacher> Datapath<A> {
     pub fn new(workers: Vec<WorkerHandle<A::Port>>, attacher: A) -> Self {
         assert!(!workers.is_empty(), "somebody must do the work");
         Self {
+            balance: Balance::new(workers.len()),
             workers,
             attacher,
             networks: BTreeMap::new(),
@@ -268,6 +274,41 @@ impl<A: Attacher> Datapath<A> {
             self.forget_port(port);
             self.publish_directory();
             self.share_descriptors();
+        }
+    }
+
+    /// Moves a port to another worker, with its flows and all else that is its own. Answers whether it could go: not
+    /// while a name that it has asked for is under way.
+    pub fn move_port(&mut self, port: PortId, worker: u16) -> bool {
+        let Some(placed) = self.ports.get_mut(&port) else { return false };
+        let (from, to) = (placed.place, Location { worker, ..placed.place });
+        let Some(target) = self.workers.get(usize::from(worker)) else { return false };
+        if from == to {
+            return false;
+        }
+        let source = &self.workers[usize::from(from.worker)];
+        let has_gone = self.attacher.relocate(port, to, || {
+            let (sender, moving) = mpsc::channel();
+            source.send(WorkerCommand::Yield { slot: from.slot, port, to: sender });
+            // Between two turns of that worker. One that has ended has let go of the sender.
+            let Ok(Some(moving)) = moving.recv() else { return false };
+            target.send(WorkerCommand::Adopt { moving });
+            true
+        });
+        if has_gone {
+            placed.place = to;
+            self.publish_directory();
+            self.share_descriptors();
+        }
+        has_gone
+    }
+
+    /// A worker tells how busy it was. Moves a port, where that makes the work more even.
+    pub fn handle_load(&mut self, worker: u16, load: &Load) {
+        if let Some((port, to)) = self.balance.handle_load(worker, load)
+            && self.move_port(port, to)
+        {
+            tracing::info!(%port, from = worker, to, busy = load.busy, "a port moves to another worker");
         }
     }
 

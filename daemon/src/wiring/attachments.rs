@@ -101,6 +101,14 @@ impl Port for Attached {
         }
     }
 
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        each!(self, io => io.watch(watch), Ok(()))
+    }
+
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        each!(self, io => io.unwatch(watch), {});
+    }
+
     fn offloads(&self) -> Offloads {
         each!(self, io => io.offloads(), Offloads::ChecksumTcpAndUdp)
     }
@@ -160,6 +168,15 @@ impl Attacher for Attachments {
         Ok(())
     }
 
+    fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool {
+        let mut places = lock(&self.places);
+        let has_gone = go();
+        if has_gone && let Some(known) = places.get_mut(&port) {
+            *known = place;
+        }
+        has_gone
+    }
+
     fn detach(&mut self, port: PortId) {
         if lock(&self.places).remove(&port).is_some() {
             self.monitors.remove(port);
@@ -177,39 +194,51 @@ struct Plugs<F> {
 }
 
 impl<F> Plugs<F> {
-    /// Whose a port is, and in which slot.
-    fn place(&self, port: PortId) -> Option<(&WorkerHandle<Attached>, u16)> {
-        let place = lock(&self.places).get(&port).copied()?;
-        Some((&self.workers[usize::from(place.worker)], place.slot))
+    /// Does something at the worker and slot where a port is, which does not move meanwhile.
+    fn at<R>(
+        &self,
+        port: PortId,
+        work: impl FnOnce(&WorkerHandle<Attached>, u16) -> R,
+    ) -> Option<R> {
+        let places = lock(&self.places);
+        let place = places.get(&port)?;
+        Some(work(&self.workers[usize::from(place.worker)], place.slot))
     }
 
     /// Changes how a port's frames come, and waits until the worker has let go of what was there.
     fn exchange(&self, port: PortId, io: Attached) {
-        let Some((worker, slot)) = self.place(port) else { return };
-        let (before, let_go) = mpsc::channel();
-        worker.send(WorkerCommand::Plug { slot, port, io, before });
+        self.exchange_after(port, io, |_, _| {});
+    }
+
+    /// The same, after something was done at the port's worker.
+    fn exchange_after(
+        &self,
+        port: PortId,
+        io: Attached,
+        first: impl FnOnce(&WorkerHandle<Attached>, u16),
+    ) {
+        let sent = self.at(port, |worker, slot| {
+            first(worker, slot);
+            let (before, let_go) = mpsc::channel();
+            worker.send(WorkerCommand::Plug { slot, port, io, before });
+            let_go
+        });
         // A worker that has ended has let go of everything.
-        drop(let_go.recv());
+        drop(sent.map(|let_go| let_go.recv()));
     }
 }
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
     fn plug(&mut self, port: PortId, rings: VhostPort) {
-        let Some((worker, slot)) = self.place(port) else { return };
-        for kick in rings.kicks() {
-            if let Err(error) = worker.watch(kick, slot) {
-                tracing::error!(%port, %error, "a guest's kicks cannot be watched");
-            }
-        }
+        // The worker has their kicks watched when it takes them.
         self.exchange(port, Attached::VhostUser(Box::new(rings)));
     }
 
     fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
         // The monitor holds them too, so closing ours would not end the watch.
-        if let Some((worker, _)) = self.place(port) {
+        self.exchange_after(port, Attached::Unplugged, |worker, _| {
             kicks.into_iter().for_each(|kick| worker.unwatch(kick));
-        }
-        self.exchange(port, Attached::Unplugged);
+        });
     }
 
     fn tell(&mut self, port: PortId, state: LinkState) {
@@ -219,8 +248,7 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plugs<F> {
     fn watch(&self, port: PortId) -> Option<FrameWatch> {
-        let (worker, slot) = self.place(port)?;
-        Some(worker.frame_watch(slot))
+        self.at(port, WorkerHandle::frame_watch)
     }
 
     fn exchange(&mut self, port: PortId, io: Attached) {

@@ -335,6 +335,7 @@ impl Shared {
                 WorkerEvent::Flows(flows) => {
                     let _ = counts.send((worker, Counted::Flows(flows)));
                 }
+                WorkerEvent::Load(load) => self.datapath().handle_load(worker, &load),
                 WorkerEvent::SlotLost { slot, port } => {
                     self.datapath().handle_slot_lost(slot, port);
                 }

@@ -38,6 +38,8 @@ pub struct Lab {
     pub now: Instant,
     networks: Vec<NetworkSpec>,
     ports: Vec<(PortSpec, Wire)>,
+    /// Guests that are on another worker than at first.
+    moved: BTreeMap<u16, usize>,
     /// Whose ports are published.
     published: Vec<usize>,
     /// The IPv6 addresses that guests have shown to use.
@@ -71,6 +73,7 @@ impl Lab {
             networks: vec![network(1, "bridge", 88)],
             ports: Vec::new(),
             published: Vec::new(),
+            moved: BTreeMap::new(),
             used: BTreeMap::new(),
             events: Vec::new(),
         };
@@ -201,10 +204,12 @@ impl Lab {
         let slot = match &command {
             Command::SetPort { slot, .. }
             | Command::Plug { slot, .. }
+            | Command::Yield { slot, .. }
             | Command::RemovePort { slot }
             | Command::SetForward { slot, .. }
             | Command::RemoveForward { slot, .. }
             | Command::Record { slot, .. } => *slot,
+            Command::Adopt { moving } => moving.slot(),
             Command::SetDirectory(directory) => {
                 return self.command_all(|| Command::SetDirectory(Arc::clone(directory)));
             }
@@ -233,7 +238,22 @@ impl Lab {
 
     /// Which worker a guest is on.
     fn place(&self, slot: u16) -> usize {
-        usize::from(slot) % self.workers.len()
+        let moved = self.moved.get(&slot).copied();
+        moved.unwrap_or(usize::from(slot) % self.workers.len())
+    }
+
+    /// Moves a guest to another worker, as the datapath does. Answers whether it could go.
+    pub fn move_to(&mut self, guest: usize, worker: usize) -> bool {
+        let slot = number(guest);
+        let (to, moving) = std::sync::mpsc::channel();
+        let port = self.ports[guest].0.id;
+        self.command(WorkerCommand::Yield { slot, port, to });
+        let Some(moving) = moving.recv().expect("the worker answers") else { return false };
+        self.moved.insert(slot, worker);
+        self.command(WorkerCommand::Adopt { moving });
+        self.publish();
+        self.share_descriptors();
+        true
     }
 
     fn worker_of(&mut self, slot: u16) -> &mut Worker<Wire, World, Echo> {

@@ -17,6 +17,10 @@ use crate::port::Port;
 use crate::port::watch::FrameWatch;
 use crate::time::Instant;
 
+/// How often a worker tells how busy it was.
+const SECOND: Duration = Duration::from_secs(1);
+/// Of a thousand: one that was less busy tells nothing more before it is woken.
+const AS_GOOD_AS_IDLE: u16 = 50;
 /// Events taken from epoll at once.
 const MAX_EVENTS: usize = 256;
 
@@ -73,6 +77,36 @@ pub struct WorkerLoop<P: Port, N> {
     bell: Arc<Doorbell>,
     poller: Arc<OwnedFd>,
     start: std::time::Instant,
+    meter: Meter,
+}
+
+/// How much of a worker's time is work.
+struct Meter {
+    since: Instant,
+    work: Duration,
+    /// How busy it was when that was last told.
+    told: u16,
+}
+
+impl Meter {
+    /// Work has been done until `now`. Answers how busy the worker was, once a second.
+    fn add(&mut self, work: Duration, now: Instant) -> Option<u16> {
+        self.work += work;
+        let passed = now.since(self.since);
+        if passed < SECOND {
+            return None;
+        }
+        let busy = 1000 * self.work.as_micros() / passed.as_micros().max(1);
+        self.told = u16::try_from(busy.min(1000)).expect("at most a thousand");
+        self.since = now;
+        self.work = Duration::ZERO;
+        Some(self.told)
+    }
+
+    /// When it has to be told, although nothing happens: one that was busy is idle now.
+    fn poll_timeout(&self) -> Option<Instant> {
+        (self.told >= AS_GOOD_AS_IDLE).then(|| self.since + SECOND)
+    }
 }
 
 impl<P: Port, N: NameService> WorkerLoop<P, N> {
@@ -105,7 +139,8 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
                 wake: Arc::clone(&wake),
                 poller: Arc::clone(&poller),
             });
-            loops.push(Self { worker, commands, wake, bell, poller, start });
+            let meter = Meter { since: Instant::START, work: Duration::ZERO, told: 0 };
+            loops.push(Self { worker, commands, wake, bell, poller, start, meter });
         }
         Ok((loops, handles))
     }
@@ -134,6 +169,12 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             }
             if self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= now) {
                 self.worker.handle_timeout(now);
+            }
+            if self.worker.has_others() {
+                let end = self.now();
+                if let Some(busy) = self.meter.add(end.since(now), end) {
+                    self.worker.handle_second(busy);
+                }
             }
             while let Some(event) = self.worker.poll_event() {
                 tell(event);
@@ -167,7 +208,8 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
         if self.worker.is_busy() {
             return Some(timespec(Duration::ZERO));
         }
-        self.worker.poll_timeout().map(|at| timespec(at.since(self.now())))
+        let timeouts = self.worker.poll_timeout().into_iter().chain(self.meter.poll_timeout());
+        timeouts.min().map(|at| timespec(at.since(self.now())))
     }
 }
 

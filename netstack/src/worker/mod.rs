@@ -20,6 +20,7 @@ use std::time::Duration;
 use self::crossing::{Arrival, Heading, Links, Origin};
 use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
+use crate::balance::Load;
 use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
@@ -66,6 +67,20 @@ pub enum WorkerCommand<P, H: Host> {
         io: P,
         /// Gets what was there before, once the worker has let go of it.
         before: mpsc::Sender<P>,
+    },
+    /// Gives a port up whole, for another worker.
+    Yield {
+        /// Which slot.
+        slot: u16,
+        /// Whose it must be.
+        port: PortId,
+        /// Gets the port, or nothing where it cannot go now.
+        to: mpsc::Sender<Option<Moving<P, H>>>,
+    },
+    /// Takes a port that another worker has given up, in the slot of that number.
+    Adopt {
+        /// The port.
+        moving: Moving<P, H>,
     },
     /// Closes a slot's port and resets its flows.
     RemovePort {
@@ -114,6 +129,16 @@ pub enum WorkerCommand<P, H: Host> {
     Stop,
 }
 
+/// A port between two workers, with all that belongs to it.
+pub struct Moving<P, H: Host>(Box<Slot<P, H>>);
+
+impl<P: Port, H: Host> Moving<P, H> {
+    /// Which slot it was in, and is to be in.
+    pub fn slot(&self) -> u16 {
+        self.0.number()
+    }
+}
+
 /// What takes descriptors besides flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Possessions {
@@ -132,6 +157,8 @@ pub enum WorkerEvent {
     Statistics(Vec<PortStatistics>),
     /// The flows that were asked for.
     Flows(Flows),
+    /// How busy it was, once a second; only one of several workers tells.
+    Load(Load),
     /// A slot's port is gone.
     SlotLost {
         /// Which slot.
@@ -265,6 +292,12 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             WorkerCommand::Plug { slot, port, io, before } => {
                 self.plug(now, slot, port, io, &before);
             }
+            WorkerCommand::Yield { slot, port, to } => {
+                let moving = self.give_up(now, slot, port);
+                // Who asked may have gone; then the port is closed here.
+                let _ = to.send(moving);
+            }
+            WorkerCommand::Adopt { moving } => self.adopt(now, moving),
             WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
             WorkerCommand::SetForward { slot, spec, socket } => {
                 self.set_forward(slot, spec, socket);
@@ -320,7 +353,55 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         Flows { left_out: (all - rows.len()) as u64, rows }
     }
 
-    fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {
+    /// Takes a port out of its slot, as it is between two turns.
+    fn give_up(&mut self, now: Instant, slot: u16, port: PortId) -> Option<Moving<P, H>> {
+        let open = self.slots.get(usize::from(slot))?.as_ref()?;
+        if open.spec.id != port || !open.may_move() {
+            return None;
+        }
+        self.contained(slot, |worker| worker.end_batch(now, slot));
+        self.flush();
+        self.count_lost();
+        let mut open = self.slots.get_mut(usize::from(slot))?.take()?;
+        open.unwatch(&mut self.host);
+        self.again.retain(|token| token.port != slot || token.kind == TokenKind::Names);
+        self.paused.retain(|(_, token)| token.port != slot);
+        self.share_descriptors();
+        Some(Moving(Box::new(open)))
+    }
+
+    fn adopt(&mut self, now: Instant, Moving(mut open): Moving<P, H>) {
+        let slot = open.number();
+        // What it has sent before comes first: all that a queue may hold, however it is packed.
+        for _ in 0..crossing::MAX_FRAMES / MAX_PARCELS {
+            self.handle_crossings();
+            if !self.links.has_more() {
+                break;
+            }
+        }
+        self.generation += 1;
+        let watched = open.watch(&mut self.host, self.generation);
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(*open);
+        self.share_descriptors();
+        if let Err(error) = watched {
+            tracing::error!(%error, "a port that has moved cannot be watched");
+            return self.lose_slot(slot, "its descriptors cannot be watched");
+        }
+        // As if everything were ready.
+        self.handle_frames(now, slot);
+    }
+
+    fn plug(&mut self, now: Instant, slot: u16, port: PortId, mut io: P, before: &mpsc::Sender<P>) {
+        // It may have been made while the port was on its way here.
+        if let Some(watch) = self.host.frame_watch(slot)
+            && let Err(error) = io.watch(&watch)
+        {
+            tracing::error!(%error, "a guest's frames cannot be watched");
+        }
         let old = match self.slots.get_mut(usize::from(slot)) {
             Some(Some(open)) if open.spec.id == port => open.plug(io),
             _ => io,
@@ -435,6 +516,18 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 open.flush();
             }
         }
+    }
+
+    /// Whether it is one of several.
+    pub fn has_others(&self) -> bool {
+        self.links.workers() > 1
+    }
+
+    /// A second has passed, of which so much was work, of a thousand: lets it be told.
+    pub fn handle_second(&mut self, busy: u16) {
+        let slots = self.slots.iter_mut().flatten();
+        let frames = slots.map(|open| (open.spec.id, open.frames_since_last_time())).collect();
+        self.events.push_back(WorkerEvent::Load(Load { busy, frames }));
     }
 
     /// Something became ready.
@@ -574,7 +667,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         Arrival::Delivered
     }
 
-    /// Counts the frames that have found nobody at another worker.
+    /// Counts the frames that have found nobody at another worker, unless their own port has gone meanwhile too.
     fn count_lost(&mut self) {
         for from in self.links.take_back() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(from.slot))
