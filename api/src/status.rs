@@ -65,6 +65,8 @@ pub enum DatapathState {
         pid: u32,
         /// Its program version.
         version: String,
+        /// How many workers carry its frames.
+        workers: u16,
     },
     /// Not connected; control is starting it.
     Starting {

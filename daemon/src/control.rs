@@ -22,6 +22,7 @@ use crate::wiring::datapath_process::DatapathProcess;
 use crate::wiring::descriptors::{self, TooFew};
 use crate::wiring::namespaces::KernelNamespaces;
 use crate::wiring::resolv_conf::{self, Watching};
+use crate::wiring::workers;
 
 /// Tells a service manager that control asks to be started again (EX_TEMPFAIL of sysexits.h).
 const RESTART: u8 = 75;
@@ -36,6 +37,8 @@ enum ControlError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Descriptors(#[from] TooFew),
+    #[error(transparent)]
+    Workers(#[from] workers::Invalid),
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error(transparent)]
@@ -74,6 +77,8 @@ fn run(role: DaemonRole) -> Result<StopDaemon, ControlError> {
     let directories = Directories::prepare()?;
     start_log(role, &directories)?;
     descriptors::raise()?;
+    // What the datapath would refuse is refused where somebody reads it.
+    workers::wanted()?;
     let instance = Instance::claim(&directories.runtime)?;
     let connection = state::open(&directories.state.database())?;
     let runtime =

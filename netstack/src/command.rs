@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -243,6 +243,8 @@ pub enum Answer {
         version: String,
         /// Process id of the datapath.
         pid: u32,
+        /// How many workers carry its frames.
+        workers: u16,
     },
     /// The command is in force.
     Done,
@@ -350,6 +352,20 @@ pub struct Flows {
     pub rows: Vec<FlowRow>,
     /// How many more there are.
     pub left_out: u64,
+}
+
+impl Flows {
+    /// What several workers have told, as one answer.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::default();
+        for part in parts {
+            all.left_out += part.left_out;
+            all.rows.extend(part.rows);
+        }
+        all.left_out += all.rows.len().saturating_sub(MAX_FLOW_ROWS) as u64;
+        all.rows.truncate(MAX_FLOW_ROWS);
+        all
+    }
 }
 
 /// One flow.

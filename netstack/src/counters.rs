@@ -133,6 +133,10 @@ drop_reasons! {
     ToGuestFull = "to_guest_full",
     /// The receiver is gone.
     ToGuestGone = "to_guest_gone",
+    /// More was on its way to the worker of the receiving port than may be.
+    CrossingFull = "crossing_full",
+    /// The receiving port was gone, or was another, when the frame came to its worker.
+    CrossingLost = "crossing_lost",
     /// DHCP that a client of this port has no business to say: as a server or relay, or about another's
     /// addresses.
     DhcpGuard = "dhcp_guard",

@@ -1,26 +1,27 @@
 //! The datapath as control sees it: commands in, answers and events out.
 //!
-//! This is the only place that knows which slot of which worker a port lives in. It owns no frame and no
+//! This is the only place that decides which slot of which worker a port lives in. It owns no frame and no
 //! flow; it builds the directory that workers look into, and hands them descriptors.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
+use crate::balance::{Balance, Load};
 use crate::command::{
     Attachment, Command, Event, ForwardSpec, Inventory, LinkState, NetworkSpec, PortLink, PortSpec,
     Transport,
 };
 use crate::host::PublishedSocket;
-use crate::host::sys::{SysDatagram, SysListener};
+use crate::host::sys::{SysDatagram, SysHost, SysListener};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Port;
 use crate::port::recording::Recorder;
 use crate::switch::directory::{Directory, Location};
-use crate::worker::WorkerCommand;
 use crate::worker::event_loop::WorkerHandle;
+use crate::worker::{Possessions, WorkerCommand};
 
 /// Resolvers that are used at most.
 pub const MAX_RESOLVERS: usize = 8;
@@ -32,36 +33,40 @@ pub trait Attacher {
     /// What it makes.
     type Port: Port;
 
-    /// A port for `slot` with these frames, which the worker has been told to watch. Called for a new
+    /// A port for that place with these frames, which its worker has been told to watch. Called for a new
     /// port, and when control has opened a port again.
-    fn open(&mut self, slot: u16, frames: OwnedFd) -> io::Result<Self::Port>;
+    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Self::Port>;
 
     /// A port without a guest, for a slot whose guest connects to a socket.
     fn unplugged(&mut self) -> Self::Port;
 
-    /// The port is in its slot; from now on guests that connect to `socket` are plugged into it. Replaces
+    /// The port is in its place; from now on guests that connect to `socket` are plugged into it. Replaces
     /// an earlier socket, while a guest that is connected stays.
-    fn listen(&mut self, spec: &PortSpec, slot: u16, socket: OwnedFd) -> io::Result<()>;
+    fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()>;
+
+    /// A port goes to another place if `go` says so; until it has said so no guest is plugged in or out.
+    fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool;
 
     /// A port has been removed.
     fn detach(&mut self, port: PortId);
 }
 
-/// Networks, ports and forwards, and the worker that serves them.
+/// Networks, ports and forwards, and the workers that serve them.
 pub struct Datapath<A: Attacher> {
-    worker: WorkerHandle<A::Port>,
+    workers: Vec<WorkerHandle<A::Port>>,
     attacher: A,
     networks: BTreeMap<NetworkId, NetworkSpec>,
     ports: BTreeMap<PortId, Placed>,
     forwards: BTreeMap<ForwardId, Published>,
     resolvers: Vec<SocketAddr>,
-    /// Which slots are in use.
+    /// Which slots are in use. A slot's number is one worker's only.
     slots: Vec<Option<PortId>>,
+    balance: Balance,
 }
 
 struct Placed {
     spec: PortSpec,
-    slot: u16,
+    place: Location,
     listening: Option<Listening>,
     /// The IPv6 addresses that its guest has shown to use.
     used: Vec<Ipv6Addr>,
@@ -121,9 +126,14 @@ pub enum CommandError {
 
 impl<A: Attacher> Datapath<A> {
     /// A datapath with nothing in it.
-    pub fn new(worker: WorkerHandle<A::Port>, attacher: A) -> Self {
+    ///
+    /// # Panics
+    /// Without a worker.
+    pub fn new(workers: Vec<WorkerHandle<A::Port>>, attacher: A) -> Self {
+        assert!(!workers.is_empty(), "somebody must do the work");
         Self {
-            worker,
+            balance: Balance::new(workers.len()),
+            workers,
             attacher,
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -182,14 +192,27 @@ impl<A: Attacher> Datapath<A> {
         Ok(open.socket.try_clone()?)
     }
 
-    /// Asks the worker for its counters; they come as an event.
-    pub fn request_statistics(&self) {
-        self.worker.send(WorkerCommand::Statistics);
+    /// How many workers there are.
+    pub fn workers(&self) -> u16 {
+        u16::try_from(self.workers.len()).expect("workers are few")
     }
 
-    /// Asks the worker for the flows of a port, or of all; they come as an event.
+    /// Asks the workers for their counters; they come as an event of each.
+    pub fn request_statistics(&self) {
+        self.tell_all(|| WorkerCommand::Statistics);
+    }
+
+    /// Asks the workers for the flows of a port, or of all; they come as an event of each.
     pub fn request_flows(&self, port: Option<PortId>) {
-        self.worker.send(WorkerCommand::Flows { port });
+        self.tell_all(|| WorkerCommand::Flows { port });
+    }
+
+    fn tell(&self, place: Location, command: WorkerCommand<A::Port, SysHost>) {
+        self.workers[usize::from(place.worker)].send(command);
+    }
+
+    fn tell_all(&self, command: impl Fn() -> WorkerCommand<A::Port, SysHost>) {
+        self.workers.iter().for_each(|worker| worker.send(command()));
     }
 
     /// A port's definition.
@@ -200,8 +223,8 @@ impl<A: Attacher> Datapath<A> {
     /// Shows every frame of a port, from now on, to `recorder`.
     pub fn record(&self, port: PortId, recorder: Box<dyn Recorder>) {
         if let Some(placed) = self.ports.get(&port) {
-            let slot = placed.slot;
-            self.worker.send(WorkerCommand::Record { slot, port, recorder });
+            let slot = placed.place.slot;
+            self.tell(placed.place, WorkerCommand::Record { slot, port, recorder });
         }
     }
 
@@ -221,9 +244,9 @@ impl<A: Attacher> Datapath<A> {
             Command::SetResolvers { mut resolvers } => {
                 resolvers.truncate(MAX_RESOLVERS);
                 self.resolvers.clone_from(&resolvers);
-                self.worker.send(WorkerCommand::SetResolvers(resolvers));
+                self.tell_all(|| WorkerCommand::SetResolvers(resolvers.clone()));
             }
-            Command::Stop => self.worker.send(WorkerCommand::Stop),
+            Command::Stop => self.tell_all(|| WorkerCommand::Stop),
             Command::Hello { .. }
             | Command::Flows { .. }
             | Command::Capture { .. }
@@ -250,6 +273,42 @@ impl<A: Attacher> Datapath<A> {
         if self.slots.get(usize::from(slot)) == Some(&Some(port)) {
             self.forget_port(port);
             self.publish_directory();
+            self.share_descriptors();
+        }
+    }
+
+    /// Moves a port to another worker, with its flows and all else that is its own. Answers whether it could go: not
+    /// while a name that it has asked for is under way.
+    pub fn move_port(&mut self, port: PortId, worker: u16) -> bool {
+        let Some(placed) = self.ports.get_mut(&port) else { return false };
+        let (from, to) = (placed.place, Location { worker, ..placed.place });
+        let Some(target) = self.workers.get(usize::from(worker)) else { return false };
+        if from == to {
+            return false;
+        }
+        let source = &self.workers[usize::from(from.worker)];
+        let has_gone = self.attacher.relocate(port, to, || {
+            let (sender, moving) = mpsc::channel();
+            source.send(WorkerCommand::Yield { slot: from.slot, port, to: sender });
+            // Between two turns of that worker. One that has ended has let go of the sender.
+            let Ok(Some(moving)) = moving.recv() else { return false };
+            target.send(WorkerCommand::Adopt { moving });
+            true
+        });
+        if has_gone {
+            placed.place = to;
+            self.publish_directory();
+            self.share_descriptors();
+        }
+        has_gone
+    }
+
+    /// A worker tells how busy it was. Moves a port, where that makes the work more even.
+    pub fn handle_load(&mut self, worker: u16, load: &Load) {
+        if let Some((port, to)) = self.balance.handle_load(worker, load)
+            && self.move_port(port, to)
+        {
+            tracing::info!(%port, from = worker, to, busy = load.busy, "a port moves to another worker");
         }
     }
 
@@ -283,16 +342,16 @@ impl<A: Attacher> Datapath<A> {
         if !self.networks.contains_key(&spec.network) {
             return Err(CommandError::UnknownNetwork { port: spec.id, network: spec.network });
         }
-        let (slot, is_new) = match self.ports.get(&spec.id) {
-            Some(placed) => (placed.slot, false),
-            None => (self.free_slot()?, true),
+        let (place, is_new) = match self.ports.get(&spec.id) {
+            Some(placed) => (placed.place, false),
+            None => (self.free_place(spec.id)?, true),
         };
         if is_new && descriptor.is_none() {
             return Err(CommandError::NoDescriptor);
         }
         let (mut tap, mut socket) = (None, None);
         match (descriptor, spec.attachment) {
-            (Some(frames), Attachment::Tap) => tap = Some(self.attacher.open(slot, frames)?),
+            (Some(frames), Attachment::Tap) => tap = Some(self.attacher.open(place, frames)?),
             (Some(own), _) => socket = Some((own.try_clone()?, own)),
             (None, _) => {}
         }
@@ -313,30 +372,33 @@ impl<A: Attacher> Datapath<A> {
             }
             None => (before, None),
         };
+        let slot = place.slot;
         self.slots[usize::from(slot)] = Some(spec.id);
-        self.ports.insert(spec.id, Placed { spec: spec.clone(), slot, listening, used });
+        self.ports.insert(spec.id, Placed { spec: spec.clone(), place, listening, used });
         self.publish_directory();
-        self.worker.send(WorkerCommand::SetPort { slot, spec: spec.clone(), io });
+        self.tell(place, WorkerCommand::SetPort { slot, spec: spec.clone(), io });
+        self.share_descriptors();
         if let Some(listener) = listener {
-            self.attacher.listen(&spec, slot, listener)?;
+            self.attacher.listen(&spec, place, listener)?;
         }
         Ok(())
     }
 
     fn remove_port(&mut self, port: PortId) {
-        if let Some(slot) = self.forget_port(port) {
+        if let Some(place) = self.forget_port(port) {
             // The port first: its last segments are sent while its network is still known.
-            self.worker.send(WorkerCommand::RemovePort { slot });
+            self.tell(place, WorkerCommand::RemovePort { slot: place.slot });
             self.publish_directory();
+            self.share_descriptors();
         }
     }
 
-    fn forget_port(&mut self, port: PortId) -> Option<u16> {
-        let slot = self.ports.remove(&port)?.slot;
-        self.slots[usize::from(slot)] = None;
+    fn forget_port(&mut self, port: PortId) -> Option<Location> {
+        let place = self.ports.remove(&port)?.place;
+        self.slots[usize::from(place.slot)] = None;
         self.forwards.retain(|_, open| open.spec.port != port);
         self.attacher.detach(port);
-        Some(slot)
+        Some(place)
     }
 
     fn set_forward(
@@ -353,10 +415,11 @@ impl<A: Attacher> Datapath<A> {
             Transport::Tcp => PublishedSocket::Tcp(SysListener::new(descriptor)?),
             Transport::Udp => PublishedSocket::Udp(SysDatagram::published(descriptor)?),
         };
-        let slot = placed.slot;
+        let place = placed.place;
         self.remove_forward(spec.id);
         self.forwards.insert(spec.id, Published { spec: spec.clone(), socket: copy });
-        self.worker.send(WorkerCommand::SetForward { slot, spec, socket });
+        self.tell(place, WorkerCommand::SetForward { slot: place.slot, spec, socket });
+        self.share_descriptors();
         Ok(())
     }
 
@@ -364,7 +427,51 @@ impl<A: Attacher> Datapath<A> {
         if let Some(open) = self.forwards.remove(&forward)
             && let Some(placed) = self.ports.get(&open.spec.port)
         {
-            self.worker.send(WorkerCommand::RemoveForward { slot: placed.slot, forward });
+            let slot = placed.place.slot;
+            self.tell(placed.place, WorkerCommand::RemoveForward { slot, forward });
+            self.share_descriptors();
+        }
+    }
+
+    /// A place for a new port: at the worker that has the fewest.
+    fn free_place(&mut self, port: PortId) -> Result<Location, CommandError> {
+        let slot = self.free_slot()?;
+        let mut possessions = self.possessions().into_iter().zip(0..);
+        let first = possessions.next().expect("there is a worker");
+        let fewest = possessions.fold(
+            first,
+            |fewest, it| {
+                if it.0.ports < fewest.0.ports { it } else { fewest }
+            },
+        );
+        Ok(Location { worker: fewest.1, slot, port })
+    }
+
+    /// What each worker has.
+    fn possessions(&self) -> Vec<Possessions> {
+        let mut all = vec![Possessions::default(); self.workers.len()];
+        for placed in self.ports.values() {
+            all[usize::from(placed.place.worker)].ports += 1;
+        }
+        for placed in self.forwards.values().filter_map(|it| self.ports.get(&it.spec.port)) {
+            all[usize::from(placed.place.worker)].published += 1;
+        }
+        all
+    }
+
+    /// Tells each worker what the others have.
+    fn share_descriptors(&self) {
+        if self.workers.len() == 1 {
+            return;
+        }
+        let all = self.possessions();
+        let sum = |part: fn(&Possessions) -> usize| all.iter().map(part).sum::<usize>();
+        let (ports, published) = (sum(|it| it.ports), sum(|it| it.published));
+        for (worker, own) in self.workers.iter().zip(&all) {
+            worker.send(WorkerCommand::Others(Possessions {
+                ports: ports - own.ports,
+                published: published - own.published,
+            }));
         }
     }
 
@@ -381,14 +488,12 @@ impl<A: Attacher> Datapath<A> {
     }
 
     fn publish_directory(&self) {
-        let ports = self
-            .ports
-            .values()
-            .map(|placed| (&placed.spec, Location { worker: 0, slot: placed.slot }));
+        let ports = self.ports.values().map(|placed| (&placed.spec, placed.place));
         let mut directory = Directory::new(self.networks.values(), ports);
         for placed in self.ports.values() {
             directory.add_used(&placed.spec, &placed.used);
         }
-        self.worker.send(WorkerCommand::SetDirectory(Arc::new(directory)));
+        let directory = Arc::new(directory);
+        self.tell_all(|| WorkerCommand::SetDirectory(Arc::clone(&directory)));
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: an async runtime, the control API, the words of DNS (see the crate `lichen-dns`).
 
+pub mod balance;
 pub mod budget;
 pub mod command;
 pub mod counters;

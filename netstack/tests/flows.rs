@@ -20,11 +20,11 @@ const GOOD: Impairment = Impairment { loss: 0, duplicate: 0, reorder: 0 };
 fn flows(lab: &mut Lab, port: Option<u32>) -> Flows {
     lab.command(WorkerCommand::Flows { port: port.map(PortId) });
     lab.settle();
-    let last = lab.events.iter().rev().find_map(|event| match event {
+    let flows = lab.events.iter().rev().map_while(|event| match event {
         WorkerEvent::Flows(flows) => Some(flows.clone()),
         _ => None,
     });
-    last.expect("the worker answers")
+    Flows::joined(flows.take(lab.workers()).collect::<Vec<_>>().into_iter().rev())
 }
 
 fn row(

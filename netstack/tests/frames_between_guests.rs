@@ -347,7 +347,7 @@ fn a_receiver_that_takes_nothing_costs_only_itself() {
 fn a_port_whose_frames_end_is_told_and_forgotten() {
     let mut lab = lab();
     lab.wire(0).unplug();
-    lab.worker.handle_frames(lab.now, 0);
+    lab.handle_frames(0);
     lab.settle();
     let told = format!("{:?}", lab.events);
     assert!(told.contains("PortLost") && told.contains("SlotLost"), "{told}");
@@ -363,7 +363,7 @@ fn a_defect_met_while_serving_a_port_costs_that_port_only() {
         ethernet(b.mac, c.mac, 0x0800, &packet)
     };
     lab.wire(0).sabotage();
-    lab.worker.handle_frames(lab.now, 0);
+    lab.handle_frames(0);
     lab.settle();
     assert!(format!("{:?}", lab.events).contains("a defect in the datapath"));
     let frame = to_c(&lab);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lichen_netstack::counters::{Counters, DropReason};
 use lichen_netstack::port::alarm::Alarm;
+use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
 use crate::bell;
@@ -213,6 +214,14 @@ impl Port for VhostPort {
             self.fail(Failure::Memory);
         }
         self.tell(counters);
+    }
+
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        self.kicks().into_iter().try_for_each(|kick| watch.begin_or_go_on(kick))
+    }
+
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        self.kicks().into_iter().for_each(|kick| watch.end(kick));
     }
 
     fn offloads(&self) -> Offloads {

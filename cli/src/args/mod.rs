@@ -355,9 +355,11 @@ pub(crate) struct RmPort {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Any command starts the daemon when none runs; there is no need to do it by hand.
+Whatever starts it may say LICHEN_LOG (what is logged) and LICHEN_WORKERS (threads that carry frames, 1).
 
 Examples:
   lichen daemon
+  LICHEN_WORKERS=2 lichen daemon restart --datapath
   lichen daemon restart --datapath
   lichen daemon stop"
 )]

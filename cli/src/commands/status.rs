@@ -24,9 +24,9 @@ pub(crate) async fn status(format: Output) -> Outcome {
 fn lines(status: &Status) -> Vec<(&'static str, String)> {
     let resolvers: Vec<String> = status.resolvers.iter().map(ToString::to_string).collect();
     let datapath = match &status.datapath.state {
-        DatapathState::Running { pid, version } => {
+        DatapathState::Running { pid, version, workers } => {
             format!(
-                "running (version {version}, process {pid}, restarts {})",
+                "running (version {version}, process {pid}, workers {workers}, restarts {})",
                 status.datapath.restarts
             )
         }

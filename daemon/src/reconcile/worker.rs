@@ -353,8 +353,11 @@ impl Running {
         if origin == Origin::Started && self.generation > 1 {
             seen.datapath.restarts += 1;
         }
-        seen.datapath.state =
-            DatapathState::Running { pid: greeting.pid, version: greeting.version };
+        seen.datapath.state = DatapathState::Running {
+            pid: greeting.pid,
+            version: greeting.version,
+            workers: greeting.workers,
+        };
         drop(seen);
         Ok(Connection { applier, since: Instant::now() })
     }

@@ -16,6 +16,7 @@ use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Gathering, Offloads, Port, Receive, Transmit};
+use lichen_netstack::switch::directory::Location;
 use lichen_netstack::worker::WorkerCommand;
 use lichen_netstack::worker::event_loop::WorkerHandle;
 use lichen_vhost_net::port::VhostPort;
@@ -104,43 +105,51 @@ impl Port for Attached {
         }
     }
 
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        each!(self, io => io.watch(watch), Ok(()))
+    }
+
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        each!(self, io => io.unwatch(watch), {});
+    }
+
     fn offloads(&self) -> Offloads {
         each!(self, io => io.offloads(), Offloads::ChecksumTcpAndUdp)
     }
 }
 
-/// Which slot each port of a virtual machine is in.
-type Slots = Arc<Mutex<BTreeMap<PortId, u16>>>;
+/// Which slot of which worker each port of a virtual machine is in.
+type Places = Arc<Mutex<BTreeMap<PortId, Location>>>;
 
-/// Makes ports, and has the worker watch them.
+/// Makes ports, and has their workers watch them.
 pub struct Attachments {
-    worker: WorkerHandle<Attached>,
+    workers: Vec<WorkerHandle<Attached>>,
     /// For monitors that speak vhost-user.
     monitors: Service,
     /// For monitors that hand over frames.
     frames: FrameSockets,
-    slots: Slots,
+    places: Places,
 }
 
 impl Attachments {
-    /// For ports of that worker. Changes of links go to `links`.
+    /// For ports of these workers. Changes of links go to `links`.
     pub fn new(
-        worker: WorkerHandle<Attached>,
+        workers: Vec<WorkerHandle<Attached>>,
         links: impl FnMut(PortId, LinkState) + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let slots = Slots::default();
-        let plugs = Plugs { worker: worker.clone(), slots: Arc::clone(&slots), links };
+        let places = Places::default();
+        let plugs = Plugs { workers: workers.clone(), places: Arc::clone(&places), links };
         let frames = FrameSockets::start(plugs.clone())?;
-        Ok(Self { worker, monitors: Service::start(plugs)?, frames, slots })
+        Ok(Self { workers, monitors: Service::start(plugs)?, frames, places })
     }
 }
 
 impl Attacher for Attachments {
     type Port = Attached;
 
-    fn open(&mut self, slot: u16, frames: OwnedFd) -> io::Result<Attached> {
+    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Attached> {
         let tap = Tap::new(frames)?;
-        self.worker.watch(tap.as_fd(), slot)?;
+        self.workers[usize::from(place.worker)].watch(tap.as_fd(), place.slot)?;
         Ok(Attached::Tap(tap))
     }
 
@@ -148,8 +157,8 @@ impl Attacher for Attachments {
         Attached::Unplugged
     }
 
-    fn listen(&mut self, spec: &PortSpec, slot: u16, socket: OwnedFd) -> io::Result<()> {
-        lock(&self.slots).insert(spec.id, slot);
+    fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()> {
+        lock(&self.places).insert(spec.id, place);
         match spec.attachment {
             Attachment::VhostUser => self.monitors.add(spec.id, UnixListener::from(socket)),
             Attachment::UnixStream => {
@@ -163,52 +172,77 @@ impl Attacher for Attachments {
         Ok(())
     }
 
+    fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool {
+        let mut places = lock(&self.places);
+        let has_gone = go();
+        if has_gone && let Some(known) = places.get_mut(&port) {
+            *known = place;
+        }
+        has_gone
+    }
+
     fn detach(&mut self, port: PortId) {
-        if lock(&self.slots).remove(&port).is_some() {
+        if lock(&self.places).remove(&port).is_some() {
             self.monitors.remove(port);
             self.frames.remove(port);
         }
     }
 }
 
-/// Brings the guests of virtual machines to the worker and back.
+/// Brings the guests of virtual machines to their workers and back.
 #[derive(Clone)]
 struct Plugs<F> {
-    worker: WorkerHandle<Attached>,
-    slots: Slots,
+    workers: Vec<WorkerHandle<Attached>>,
+    places: Places,
     links: F,
 }
 
 impl<F> Plugs<F> {
-    fn slot(&self, port: PortId) -> Option<u16> {
-        lock(&self.slots).get(&port).copied()
+    /// Does something at the worker and slot where a port is, which does not move meanwhile.
+    fn at<R>(
+        &self,
+        port: PortId,
+        work: impl FnOnce(&WorkerHandle<Attached>, u16) -> R,
+    ) -> Option<R> {
+        let places = lock(&self.places);
+        let place = places.get(&port)?;
+        Some(work(&self.workers[usize::from(place.worker)], place.slot))
     }
 
     /// Changes how a port's frames come, and waits until the worker has let go of what was there.
     fn exchange(&self, port: PortId, io: Attached) {
-        let Some(slot) = self.slot(port) else { return };
-        let (before, let_go) = mpsc::channel();
-        self.worker.send(WorkerCommand::Plug { slot, port, io, before });
+        self.exchange_after(port, io, |_, _| {});
+    }
+
+    /// The same, after something was done at the port's worker.
+    fn exchange_after(
+        &self,
+        port: PortId,
+        io: Attached,
+        first: impl FnOnce(&WorkerHandle<Attached>, u16),
+    ) {
+        let sent = self.at(port, |worker, slot| {
+            first(worker, slot);
+            let (before, let_go) = mpsc::channel();
+            worker.send(WorkerCommand::Plug { slot, port, io, before });
+            let_go
+        });
         // A worker that has ended has let go of everything.
-        drop(let_go.recv());
+        drop(sent.map(|let_go| let_go.recv()));
     }
 }
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
     fn plug(&mut self, port: PortId, rings: VhostPort) {
-        let Some(slot) = self.slot(port) else { return };
-        for kick in rings.kicks() {
-            if let Err(error) = self.worker.watch(kick, slot) {
-                tracing::error!(%port, %error, "a guest's kicks cannot be watched");
-            }
-        }
+        // The worker has their kicks watched when it takes them.
         self.exchange(port, Attached::VhostUser(Box::new(rings)));
     }
 
     fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
         // The monitor holds them too, so closing ours would not end the watch.
-        kicks.into_iter().for_each(|kick| self.worker.unwatch(kick));
-        self.exchange(port, Attached::Unplugged);
+        self.exchange_after(port, Attached::Unplugged, |worker, _| {
+            kicks.into_iter().for_each(|kick| worker.unwatch(kick));
+        });
     }
 
     fn tell(&mut self, port: PortId, state: LinkState) {
@@ -218,7 +252,7 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
 
 impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plugs<F> {
     fn watch(&self, port: PortId) -> Option<FrameWatch> {
-        Some(self.worker.frame_watch(self.slot(port)?))
+        self.at(port, WorkerHandle::frame_watch)
     }
 
     fn exchange(&mut self, port: PortId, io: Attached) {
@@ -230,6 +264,6 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> frame_sockets::Plugs for Plug
     }
 }
 
-fn lock(slots: &Slots) -> MutexGuard<'_, BTreeMap<PortId, u16>> {
-    slots.lock().expect("nobody panics while holding it")
+fn lock(places: &Places) -> MutexGuard<'_, BTreeMap<PortId, Location>> {
+    places.lock().expect("nobody panics while holding it")
 }

@@ -59,6 +59,8 @@ pub struct Greeting {
     pub version: String,
     /// Its process.
     pub pid: u32,
+    /// How many workers carry its frames.
+    pub workers: u16,
 }
 
 /// The link to one datapath.
@@ -87,8 +89,8 @@ impl DatapathLink {
         let mut this = Self { link, answers };
         let hello = Command::Hello { protocol: PROTOCOL, version: lichen_api::VERSION.to_owned() };
         match this.ask(&hello, None)? {
-            Answer::Hello { protocol: PROTOCOL, version, pid } => {
-                Ok((this, Greeting { version, pid }))
+            Answer::Hello { protocol: PROTOCOL, version, pid, workers } => {
+                Ok((this, Greeting { version, pid, workers }))
             }
             Answer::Hello { protocol, version, .. } => Err(AskError::Skew { version, protocol }),
             Answer::Refused { reason } => Err(AskError::Refused(reason)),
@@ -187,7 +189,13 @@ mod tests {
     }
 
     fn hello(protocol: u32) -> serde_json::Value {
-        serde_json::to_value(Answer::Hello { protocol, version: "0.0.9".into(), pid: 7 }).unwrap()
+        serde_json::to_value(Answer::Hello {
+            protocol,
+            version: "0.0.9".into(),
+            pid: 7,
+            workers: 2,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -211,7 +219,7 @@ mod tests {
             let _ = sender.send(what);
         })
         .unwrap();
-        assert_eq!(greeting, Greeting { version: "0.0.9".into(), pid: 7 });
+        assert_eq!(greeting, Greeting { version: "0.0.9".into(), pid: 7, workers: 2 });
         assert_eq!(link.ask(&Command::Inventory, None).unwrap(), Answer::Done);
         assert!(matches!(unasked.recv().unwrap(), Unasked::Event(told) if told == event));
         assert!(matches!(unasked.recv().unwrap(), Unasked::Closed));

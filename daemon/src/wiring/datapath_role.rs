@@ -1,37 +1,41 @@
-//! The role `datapath`: a worker thread that carries frames, and a control thread that takes commands.
+//! The role `datapath`: worker threads that carry frames, and a control thread that takes commands.
 //!
 //! It outlives control and serves one control at a time; the next waits its turn. It opens no file
 //! but its own socket.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lichen_api::RuntimeDirectory;
 use lichen_netstack::command::{
-    Answer, Command, Event, Flows, LinkState, PROTOCOL, PortSpec, Statistics,
+    Answer, Command, Event, Flows, LinkState, PROTOCOL, PortSpec, PortStatistics, Statistics,
 };
 use lichen_netstack::datapath::{CommandError, Datapath};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 
-use super::attachments::Attachments;
+use super::attachments::{Attached, Attachments};
 use super::capture::Captures;
 use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
+use super::workers;
 use crate::causes::chain;
 
 /// A control that does not read for this long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the worker may take to tell its counters, or its flows.
+/// How long the workers may take to tell their counters, or their flows.
 const WORKER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the role until it is told to stop.
@@ -54,32 +58,37 @@ enum RoleError {
     Descriptors(#[from] descriptors::TooFew),
     #[error("cannot listen on {path}")]
     Listen { path: String, source: io::Error },
-    #[error("the worker cannot be started")]
+    #[error(transparent)]
+    Workers(#[from] workers::Invalid),
+    #[error("the workers cannot be started")]
     Worker(#[source] io::Error),
-    #[error("the worker has failed")]
+    #[error("a worker has failed")]
     WorkerFailed(#[source] io::Error),
+    #[error("a defect was met in a worker")]
+    WorkerPanicked,
 }
 
 fn run() -> Result<(), RoleError> {
     // Fails for a process group leader, which then has a session of its own already.
     let _ = rustix::process::setsid();
     let descriptors = descriptors::raise()?;
+    let workers = workers::wanted()?;
     let socket = RuntimeDirectory::prepare()?.datapath_socket();
     let listener = listen(&socket)
         .map_err(|source| RoleError::Listen { path: socket.display().to_string(), source })?;
-    let seed = random().map_err(RoleError::Worker)?;
-    // The two need not share a secret, and so do not.
-    let names = Names::new(random().map_err(RoleError::Worker)?).map_err(RoleError::Worker)?;
-    let (worker, handle) = WorkerLoop::new(names, seed, descriptors::for_flows(descriptors))
+    // Nobody needs to share a secret, and so nobody does.
+    let part = |_| Ok((Names::new(random()?)?, random()?));
+    let parts = (0..workers).map(part).collect::<io::Result<_>>().map_err(RoleError::Worker)?;
+    let (loops, handles) = WorkerLoop::prepare(parts, descriptors::for_flows(descriptors))
         .map_err(RoleError::Worker)?;
     let (events, told) = mpsc::channel();
     let links = events.clone();
-    let attachments = Attachments::new(handle.clone(), move |port, state| {
+    let attachments = Attachments::new(handles.clone(), move |port, state| {
         // The receiver lives as long as the process.
         let _ = links.send(Told::Link(port, state));
     })
     .map_err(RoleError::Worker)?;
-    let datapath = Datapath::new(handle, attachments);
+    let datapath = Datapath::new(handles, attachments);
     let (counts, counted) = mpsc::channel();
     let shared = Arc::new(Shared {
         datapath: Mutex::new(datapath),
@@ -89,14 +98,39 @@ fn run() -> Result<(), RoleError> {
     let for_events = Arc::clone(&shared);
     thread::spawn(move || for_events.forward_events(&told, &counts));
     thread::spawn(move || shared.accept(&listener, &counted));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), descriptors, "the datapath runs");
-    let result = worker.run(move |event| {
-        // The receiver lives as long as the process.
-        let _ = events.send(Told::Worker(event));
-    });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), descriptors, workers, "the datapath runs");
+    let result = run_all(loops, &events);
     // Only now: a control that sees the socket vanish finds nobody behind it.
     let _ = std::fs::remove_file(&socket);
-    result.map_err(RoleError::WorkerFailed)
+    result
+}
+
+/// Runs each worker on a thread, until all have been stopped or the first one fails, which ends the process: its
+/// ports are nobody's any more, and the next datapath serves them all.
+fn run_all(
+    loops: Vec<WorkerLoop<Attached, Names>>,
+    events: &mpsc::Sender<Told>,
+) -> Result<(), RoleError> {
+    let (ends, ended) = mpsc::channel();
+    for (worker, number) in loops.into_iter().zip(0u16..) {
+        let (events, ends) = (events.clone(), ends.clone());
+        let work = move || {
+            let tell = move |event| {
+                // The receiver lives as long as the process.
+                let _ = events.send(Told::Worker(number, event));
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| worker.run(tell)));
+            let _ = ends.send(result);
+        };
+        let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(work);
+        thread.map_err(RoleError::Worker)?;
+    }
+    drop(ends);
+    ended.into_iter().try_for_each(end_of_worker)
+}
+
+fn end_of_worker(result: Result<io::Result<()>, Box<dyn Any + Send>>) -> Result<(), RoleError> {
+    result.map_err(|_| RoleError::WorkerPanicked)?.map_err(RoleError::WorkerFailed)
 }
 
 fn listen(socket: &Path) -> io::Result<UnixListener> {
@@ -111,15 +145,15 @@ fn random() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// What the worker has counted, when it was asked.
+/// What a worker has counted, when it was asked.
 enum Counted {
-    Statistics(Statistics),
+    Statistics(Vec<PortStatistics>),
     Flows(Flows),
 }
 
 /// What the datapath's own threads tell.
 enum Told {
-    Worker(WorkerEvent),
+    Worker(u16, WorkerEvent),
     Link(PortId, LinkState),
 }
 
@@ -140,7 +174,7 @@ impl Shared {
         self.control.lock().expect("sending does not panic")
     }
 
-    fn accept(&self, listener: &UnixListener, counted: &mpsc::Receiver<Counted>) {
+    fn accept(&self, listener: &UnixListener, counted: &mpsc::Receiver<(u16, Counted)>) {
         for stream in listener.incoming() {
             let served = stream.map_err(LinkError::Io).and_then(|stream| {
                 if !is_own_user(&stream) {
@@ -161,7 +195,7 @@ impl Shared {
     fn serve(
         &self,
         stream: UnixStream,
-        counted: &mpsc::Receiver<Counted>,
+        counted: &mpsc::Receiver<(u16, Counted)>,
     ) -> Result<(), LinkError> {
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         let link = Link::new(stream);
@@ -171,7 +205,11 @@ impl Shared {
         result
     }
 
-    fn converse(&self, link: &Link, counted: &mpsc::Receiver<Counted>) -> Result<(), LinkError> {
+    fn converse(
+        &self,
+        link: &Link,
+        counted: &mpsc::Receiver<(u16, Counted)>,
+    ) -> Result<(), LinkError> {
         while let Some(message) = link.receive()? {
             let (answer, descriptor) = match serde_json::from_slice::<Command>(&message.body) {
                 Ok(Command::TakeListener { forward }) => taken(self.datapath().listener(forward)),
@@ -193,13 +231,34 @@ impl Shared {
         &self,
         command: Command,
         descriptor: Option<OwnedFd>,
-        counted: &mpsc::Receiver<Counted>,
+        counted: &mpsc::Receiver<(u16, Counted)>,
     ) -> Answer {
         match command {
-            Command::Hello { protocol, version } => hello(protocol, &version),
+            Command::Hello { protocol, version } => {
+                hello(protocol, &version, self.datapath().workers())
+            }
             Command::Inventory => Answer::Inventory(self.datapath().inventory()),
-            Command::Statistics => self.count(counted, Datapath::request_statistics),
-            Command::Flows { port } => self.count(counted, |it| it.request_flows(port)),
+            Command::Statistics => {
+                let parts = self.count(counted, Datapath::request_statistics, |it| match it {
+                    Counted::Statistics(ports) => Some(ports),
+                    Counted::Flows(_) => None,
+                });
+                match parts {
+                    Some(parts) => Answer::Statistics(Statistics { ports: parts.concat() }),
+                    None => late(),
+                }
+            }
+            Command::Flows { port } => {
+                let parts = self.count(
+                    counted,
+                    |it| it.request_flows(port),
+                    |it| match it {
+                        Counted::Flows(flows) => Some(flows),
+                        Counted::Statistics(_) => None,
+                    },
+                );
+                parts.map_or_else(late, |parts| Answer::Flows(Flows::joined(parts)))
+            }
             Command::Capture { ports, snaplen } => self.capture(&ports, snaplen, descriptor),
             command => match self.datapath().handle_command(command, descriptor) {
                 Ok(()) => Answer::Done,
@@ -208,20 +267,31 @@ impl Shared {
         }
     }
 
-    /// Asks the worker, and answers with what it tells, should it do so in time.
-    fn count(
+    /// Asks the workers, and answers with what each tells, should all do so in time.
+    fn count<T>(
         &self,
-        counted: &mpsc::Receiver<Counted>,
+        counted: &mpsc::Receiver<(u16, Counted)>,
         request: impl FnOnce(&Datapath<Attachments>),
-    ) -> Answer {
+        pick: impl Fn(Counted) -> Option<T>,
+    ) -> Option<Vec<T>> {
         // What came too late for an earlier question.
         while counted.try_recv().is_ok() {}
-        request(&self.datapath());
-        match counted.recv_timeout(WORKER_PATIENCE) {
-            Ok(Counted::Statistics(statistics)) => Answer::Statistics(statistics),
-            Ok(Counted::Flows(flows)) => Answer::Flows(flows),
-            Err(_) => Answer::Refused { reason: "the worker did not answer in time".into() },
+        let workers = {
+            let datapath = self.datapath();
+            request(&datapath);
+            datapath.workers()
+        };
+        let deadline = Instant::now() + WORKER_PATIENCE;
+        let mut parts = BTreeMap::new();
+        while parts.len() < usize::from(workers) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (worker, counted) = counted.recv_timeout(left).ok()?;
+            // Of two answers of one worker the second is to this question.
+            if let Some(part) = pick(counted) {
+                parts.insert(worker, part);
+            }
         }
+        Some(parts.into_values().collect())
     }
 
     fn capture(&self, ports: &[PortId], snaplen: u32, pipe: Option<OwnedFd>) -> Answer {
@@ -247,10 +317,10 @@ impl Shared {
         }
     }
 
-    fn forward_events(&self, told: &mpsc::Receiver<Told>, counts: &mpsc::Sender<Counted>) {
+    fn forward_events(&self, told: &mpsc::Receiver<Told>, counts: &mpsc::Sender<(u16, Counted)>) {
         for told in told {
-            let event = match told {
-                Told::Worker(event) => event,
+            let (worker, event) = match told {
+                Told::Worker(worker, event) => (worker, event),
                 Told::Link(port, state) => {
                     let event = self.datapath().handle_link(port, state);
                     event.into_iter().for_each(|event| self.tell(&event));
@@ -260,11 +330,12 @@ impl Shared {
             match event {
                 WorkerEvent::Statistics(ports) => {
                     // Nobody waits any more when it came too late.
-                    let _ = counts.send(Counted::Statistics(Statistics { ports }));
+                    let _ = counts.send((worker, Counted::Statistics(ports)));
                 }
                 WorkerEvent::Flows(flows) => {
-                    let _ = counts.send(Counted::Flows(flows));
+                    let _ = counts.send((worker, Counted::Flows(flows)));
                 }
+                WorkerEvent::Load(load) => self.datapath().handle_load(worker, &load),
                 WorkerEvent::SlotLost { slot, port } => {
                     self.datapath().handle_slot_lost(slot, port);
                 }
@@ -294,6 +365,10 @@ impl Shared {
     }
 }
 
+fn late() -> Answer {
+    Answer::Refused { reason: "a worker did not answer in time".into() }
+}
+
 /// The answer that hands a descriptor over, or says why not.
 fn taken(result: Result<OwnedFd, CommandError>) -> (Answer, Option<OwnedFd>) {
     match result {
@@ -302,11 +377,11 @@ fn taken(result: Result<OwnedFd, CommandError>) -> (Answer, Option<OwnedFd>) {
     }
 }
 
-fn hello(protocol: u32, version: &str) -> Answer {
+fn hello(protocol: u32, version: &str, workers: u16) -> Answer {
     if protocol == PROTOCOL {
         let pid = std::process::id();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        return Answer::Hello { protocol: PROTOCOL, version, pid };
+        return Answer::Hello { protocol: PROTOCOL, version, pid, workers };
     }
     let reason = format!(
         "control {version} speaks protocol {protocol}, this datapath speaks {PROTOCOL}; \

@@ -15,3 +15,4 @@ mod pcapng;
 pub mod process_watch;
 pub mod resolv_conf;
 pub mod vm_sockets;
+pub mod workers;

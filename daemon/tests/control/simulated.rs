@@ -162,7 +162,12 @@ impl Memory {
         let inventory = &mut self.inventory;
         match command {
             Command::Hello { .. } => {
-                return Answer::Hello { protocol: PROTOCOL, version: "0".into(), pid: 1 };
+                return Answer::Hello {
+                    protocol: PROTOCOL,
+                    version: "0".into(),
+                    pid: 1,
+                    workers: 1,
+                };
             }
             Command::Inventory => return Answer::Inventory(inventory.clone()),
             Command::Statistics => return Answer::Statistics(Statistics::default()),

@@ -9,6 +9,7 @@ pub mod sys;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::port::watch::FrameWatch;
 use crate::wire::icmp::IcmpError;
 
 /// Which socket became ready.
@@ -116,10 +117,18 @@ pub trait Host {
     fn open_echo(&mut self, to: IpAddr, token: Token) -> io::Result<Self::Datagram>;
     /// Wants to hear of connections on a listener.
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> io::Result<()>;
-    /// Wants to hear of datagrams on the socket of a published port.
-    fn watch_published(&mut self, socket: &Self::Datagram, token: Token) -> io::Result<()>;
+    /// Wants to hear of datagrams on a socket.
+    fn watch_datagram(&mut self, socket: &Self::Datagram, token: Token) -> io::Result<()>;
     /// Wants to hear of an accepted connection.
     fn watch_stream(&mut self, stream: &Self::Stream, token: Token) -> io::Result<()>;
+    /// Ends what of an accepted or opened connection was heard: its port goes to another worker.
+    fn unwatch_stream(&mut self, stream: &Self::Stream);
+    /// The same for a datagram socket.
+    fn unwatch_datagram(&mut self, socket: &Self::Datagram);
+    /// The same for a listener.
+    fn unwatch_listener(&mut self, listener: &Self::Listener);
+    /// Where the frames of a slot's port are watched; `None` where who drives the worker looks by itself.
+    fn frame_watch(&self, slot: u16) -> Option<FrameWatch>;
     /// Where the host would send a packet to `to`, now.
     fn route(&mut self, to: IpAddr) -> Route;
 }

@@ -16,10 +16,8 @@ use rustix::net::AddressFamily;
 pub use self::datagram::SysDatagram;
 pub use self::route::RouteQuery;
 pub use self::tcp::{SysListener, SysStream};
-use super::{Host, PublishedSocket, Route, Token};
-
-/// The real socket of a published port.
-pub type SysPublishedSocket = PublishedSocket<SysListener, SysDatagram>;
+use super::{Host, Route, Token};
+use crate::port::watch::FrameWatch;
 
 /// Opens real sockets.
 #[derive(Debug)]
@@ -37,6 +35,11 @@ impl SysHost {
     fn watch(&self, fd: BorrowedFd<'_>, token: Token, flags: epoll::EventFlags) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token.to_bits());
         Ok(epoll::add(&*self.poller, fd, data, flags)?)
+    }
+
+    fn unwatch(&self, fd: BorrowedFd<'_>) {
+        // One that could not be watched is not watched now.
+        let _ = epoll::delete(&*self.poller, fd);
     }
 
     fn watch_both_ways(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
@@ -84,12 +87,28 @@ impl Host for SysHost {
         self.watch(listener.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)
     }
 
-    fn watch_published(&mut self, socket: &SysDatagram, token: Token) -> io::Result<()> {
+    fn watch_datagram(&mut self, socket: &SysDatagram, token: Token) -> io::Result<()> {
         self.watch(socket.as_fd(), token, epoll::EventFlags::IN | epoll::EventFlags::ET)
     }
 
     fn watch_stream(&mut self, stream: &SysStream, token: Token) -> io::Result<()> {
         self.watch_both_ways(stream.as_fd(), token)
+    }
+
+    fn unwatch_stream(&mut self, stream: &SysStream) {
+        self.unwatch(stream.as_fd());
+    }
+
+    fn unwatch_datagram(&mut self, socket: &SysDatagram) {
+        self.unwatch(socket.as_fd());
+    }
+
+    fn unwatch_listener(&mut self, listener: &SysListener) {
+        self.unwatch(listener.as_fd());
+    }
+
+    fn frame_watch(&self, slot: u16) -> Option<FrameWatch> {
+        Some(FrameWatch::new(Arc::clone(&self.poller), slot))
     }
 
     fn route(&mut self, to: IpAddr) -> Route {

@@ -12,6 +12,7 @@ pub mod watch;
 use std::io::IoSlice;
 
 use self::recording::Recorder;
+use self::watch::FrameWatch;
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::VNET_LEN;
 use crate::wire::ETHERNET_LEN;
@@ -47,6 +48,17 @@ pub trait Port {
     /// Takes back who is shown the frames.
     fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
         Vec::new()
+    }
+
+    /// Has its descriptors watched there from now on, if it is not so already: the port has come to another worker.
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        let _ = watch;
+        Ok(())
+    }
+
+    /// Ends that, since the port goes to another worker.
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        let _ = watch;
     }
 
     /// What the receiver of transmitted frames does itself.

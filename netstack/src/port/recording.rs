@@ -3,6 +3,7 @@
 //! A port that nobody records knows nothing of it: it is wrapped in a [`Recording`] when somebody comes, and
 //! unwrapped when nobody is left, so recording costs nothing when it is off.
 
+use super::watch::FrameWatch;
 use super::{Offloads, Port, Receive, Transmit};
 use crate::counters::Counters;
 use crate::frame::vnet_header::VNET_LEN;
@@ -95,6 +96,14 @@ impl<P: Port> Port for Recording<P> {
 
     fn take_recorders(&mut self) -> Vec<Box<dyn Recorder>> {
         std::mem::take(&mut self.recorders)
+    }
+
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        self.port.watch(watch)
+    }
+
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        self.port.unwatch(watch);
     }
 
     fn offloads(&self) -> Offloads {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::watch::FrameWatch;
 use super::{Gathering, Offloads, Port, Receive, Transmit};
 use crate::counters::Counters;
 
@@ -94,6 +95,14 @@ impl Port for Tap {
 
     fn flush(&mut self, _: &mut Counters) {
         // Each call of the kernel has told it already.
+    }
+
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        watch.begin_or_go_on(&self.fd)
+    }
+
+    fn unwatch(&mut self, watch: &FrameWatch) {
+        watch.end(&self.fd);
     }
 
     fn offloads(&self) -> Offloads {

@@ -227,6 +227,20 @@ impl Port for UnixDatagramPort {
         counters.lose(std::mem::take(&mut self.lost));
     }
 
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        if !watch.is_same(&self.watch) {
+            self.unwatch(watch);
+            self.watch = watch.clone();
+        }
+        self.watch.begin_or_go_on(&self.timer)?;
+        self.watch.begin_or_go_on(&*self.socket)
+    }
+
+    fn unwatch(&mut self, _: &FrameWatch) {
+        self.watch.end(&self.timer);
+        self.watch.end(&*self.socket);
+    }
+
     fn offloads(&self) -> Offloads {
         Offloads::None
     }

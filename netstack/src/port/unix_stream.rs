@@ -160,6 +160,22 @@ impl Port for UnixStreamPort {
         counters.lose(std::mem::take(&mut self.lost));
     }
 
+    fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
+        if !watch.is_same(&self.watch) {
+            self.watch.end(&*self.stream);
+            self.watch = watch.clone();
+        }
+        self.watch.begin_or_go_on(&*self.stream)?;
+        match self.state {
+            State::Blocked => self.watch.change(&*self.stream, Hears::FramesAndRoom),
+            State::Open | State::Ended => Ok(()),
+        }
+    }
+
+    fn unwatch(&mut self, _: &FrameWatch) {
+        self.watch.end(&*self.stream);
+    }
+
     fn offloads(&self) -> Offloads {
         Offloads::None
     }

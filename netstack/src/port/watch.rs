@@ -39,6 +39,19 @@ impl FrameWatch {
         epoll::modify(&*self.poller, fd, self.data(), flags(hears))
     }
 
+    /// Begins, also where that was begun already. What is readable is heard of at once when it is new.
+    pub fn begin_or_go_on(&self, fd: impl AsFd) -> rustix::io::Result<()> {
+        match self.begin(fd) {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            begun => begun,
+        }
+    }
+
+    /// Whether the same worker hears of the same slot there.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.poller, &other.poller) && self.slot == other.slot
+    }
+
     /// Ends what [`FrameWatch::begin`] began; a descriptor that others hold too is not forgotten by itself.
     pub fn end(&self, fd: impl AsFd) {
         // One that was never watched is not watched now.

@@ -11,8 +11,10 @@ use crate::ids::{Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 pub struct Location {
     /// Which worker owns it.
     pub worker: u16,
-    /// Which of that worker's slots.
+    /// Which of its slots.
     pub slot: u16,
+    /// Which port that is: a slot may have had another tenant when a frame was sent on its way.
+    pub port: PortId,
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -242,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_virtual_machine_has_an_ipv6_name_once_it_has_shown_an_address() {
-        let place = Location { worker: 0, slot: 0 };
         let (tap, vm) = (port(1, Attachment::Tap), port(2, Attachment::VhostUser));
+        let place = Location { worker: 0, slot: 0, port: tap.id };
         let make = || Directory::new([&network()], [(&tap, place), (&vm, place)]);
         let names = |directory: &Directory, name: &str| {
             directory.network(NetworkId(1)).unwrap().addresses6_of(name).to_vec()
@@ -261,8 +263,8 @@ mod tests {
 
     #[test]
     fn an_address_stays_whose_it_was_first() {
-        let place = Location { worker: 0, slot: 0 };
         let (tap, vm) = (port(1, Attachment::Tap), port(2, Attachment::VhostUser));
+        let place = Location { worker: 0, slot: 0, port: tap.id };
         let mut directory = Directory::new([&network()], [(&tap, place), (&vm, place)]);
         directory.add_used(&vm, &[tap.address6.unwrap(), tap.mac.link_local()]);
         let network = directory.network(NetworkId(1)).unwrap();

@@ -233,7 +233,8 @@ mod tests {
             internal: false,
         };
         let ports = [port(OURS), port(NEIGHBOUR)];
-        let places = ports.iter().zip(0..).map(|(port, slot)| (port, Location { worker: 0, slot }));
+        let place = |slot, port| Location { worker: 0, slot, port };
+        let places = ports.iter().zip(0..).map(|(port, slot)| (port, place(slot, port.id)));
         Directory::new([&network], places)
     }
 

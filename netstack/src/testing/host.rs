@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::host::{
     Arrival, Bounce, Datagram, Fragmentation, Host, Listener, Peer, Readiness, Route, Stream, Token,
 };
+use crate::port::watch::FrameWatch;
 
 /// Bytes that a simulated socket buffers in each direction.
 const SOCKET_BUFFER: usize = 256 << 10;
@@ -367,12 +368,16 @@ impl Host for World {
     }
 
     fn watch_listener(&mut self, listener: &SimListener, token: Token) -> io::Result<()> {
-        self.0.borrow_mut().listening.insert(listener.id, token);
+        let mut state = self.0.borrow_mut();
+        state.listening.insert(listener.id, token);
+        state.ready.push_back((token, Readiness { readable: true, writable: false }));
         Ok(())
     }
 
-    fn watch_published(&mut self, socket: &SimDatagram, token: Token) -> io::Result<()> {
+    fn watch_datagram(&mut self, socket: &SimDatagram, token: Token) -> io::Result<()> {
         socket.with(|datagram| datagram.token = Some(token));
+        // What came before anybody listened is told at once.
+        self.signal(socket.id);
         Ok(())
     }
 
@@ -381,6 +386,22 @@ impl Host for World {
         let ready = Readiness { readable: true, writable: true };
         self.0.borrow_mut().ready.push_back((token, ready));
         Ok(())
+    }
+
+    fn unwatch_stream(&mut self, stream: &SimStream) {
+        self.with(stream.id, |state| state.token = None);
+    }
+
+    fn unwatch_datagram(&mut self, socket: &SimDatagram) {
+        socket.with(|datagram| datagram.token = None);
+    }
+
+    fn unwatch_listener(&mut self, listener: &SimListener) {
+        self.0.borrow_mut().listening.remove(&listener.id);
+    }
+
+    fn frame_watch(&self, _: u16) -> Option<FrameWatch> {
+        None
     }
 
     fn route(&mut self, to: IpAddr) -> Route {

@@ -1,4 +1,4 @@
-//! The lab itself: one worker, its guests, the world outside, and a clock that moves when told.
+//! The lab itself: one worker or several, their guests, the world outside, and a clock that moves when told.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,12 +14,13 @@ use crate::command::{
     Transport,
 };
 use crate::gateway::flow::Work;
-use crate::host::PublishedSocket;
+use crate::host::{PublishedSocket, TokenKind};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::Offloads;
 use crate::switch::directory::{Directory, Location};
 use crate::time::Instant;
-use crate::worker::{Worker, WorkerCommand, WorkerEvent};
+use crate::worker::crossing::{Doorbell, Links};
+use crate::worker::{Possessions, Worker, WorkerCommand, WorkerEvent};
 
 /// Frames that a guest of the lab leaves lying about.
 const ROOM: usize = 1024;
@@ -30,17 +31,21 @@ const MAX_ROUNDS: usize = 100_000;
 
 /// A network in a test.
 pub struct Lab {
-    /// The worker under test.
-    pub worker: Worker<Wire, World, Echo>,
+    /// The workers under test, each with where it is woken.
+    workers: Vec<(Worker<Wire, World, Echo>, Arc<Doorbell>)>,
     /// The world outside.
     pub world: World,
     /// Now.
     pub now: Instant,
     networks: Vec<NetworkSpec>,
     ports: Vec<(PortSpec, Wire)>,
+    /// Guests that are on another worker than at first.
+    moved: BTreeMap<u16, usize>,
+    /// Whose ports are published.
+    published: Vec<usize>,
     /// The IPv6 addresses that guests have shown to use.
     used: BTreeMap<PortId, Vec<Ipv6Addr>>,
-    /// What the worker told control.
+    /// What the workers told control.
     pub events: Vec<WorkerEvent>,
 }
 
@@ -52,22 +57,33 @@ impl Lab {
 
     /// The same with guests that can do less, or more.
     pub fn with_offloads(guests: u8, offloads: Offloads) -> Self {
-        Self::with(guests, offloads, DESCRIPTORS)
+        Self::with_workers(default_workers(), guests, offloads)
     }
 
-    /// The same where all flows together may hold that many host sockets.
+    /// The same where all flows of a worker together may hold that many host sockets.
     pub fn with_descriptors(guests: u8, descriptors: usize) -> Self {
-        Self::with(guests, Offloads::ChecksumAndTcp, descriptors)
+        Self::with(default_workers(), guests, Offloads::ChecksumAndTcp, descriptors)
     }
 
-    fn with(guests: u8, offloads: Offloads, descriptors: usize) -> Self {
+    /// The same with that many workers, among which guests are spread in turn.
+    pub fn with_workers(workers: usize, guests: u8, offloads: Offloads) -> Self {
+        Self::with(workers, guests, offloads, DESCRIPTORS)
+    }
+
+    fn with(workers: usize, guests: u8, offloads: Offloads, descriptors: usize) -> Self {
         let world = World::default();
+        let bells: Vec<_> = (0..workers).map(|_| Arc::new(Doorbell::new(None))).collect();
+        let links = Links::between(&bells).into_iter();
+        let worker = || Worker::new(world.clone(), Echo::default(), 42, descriptors);
+        let workers = links.map(|links| worker().linked(links)).zip(bells).collect();
         let mut lab = Self {
-            worker: Worker::new(world.clone(), Echo::default(), 42, descriptors),
+            workers,
             world,
             now: Instant::from_micros(1_000_000),
             networks: vec![network(1, "bridge", 88)],
             ports: Vec::new(),
+            published: Vec::new(),
+            moved: BTreeMap::new(),
             used: BTreeMap::new(),
             events: Vec::new(),
         };
@@ -111,6 +127,7 @@ impl Lab {
         self.ports.push((spec.clone(), wire.clone()));
         self.publish();
         self.command(WorkerCommand::SetPort { slot: number(slot), spec, io: Some(wire) });
+        self.share_descriptors();
         slot
     }
 
@@ -180,20 +197,103 @@ impl Lab {
             source,
         };
         self.command(WorkerCommand::SetForward { slot: number(guest), spec, socket });
+        self.published.push(guest);
+        self.share_descriptors();
     }
 
     /// Takes back a published port of a guest.
     pub fn unpublish(&mut self, guest: usize, target_port: u16) {
         let forward = ForwardId(u32::from(target_port));
+        self.published.retain(|it| *it != guest);
         self.command(WorkerCommand::RemoveForward { slot: number(guest), forward });
     }
 
-    /// Gives the worker a command.
-    pub fn command(
-        &mut self,
-        command: WorkerCommand<Wire, PublishedSocket<SimListener, SimDatagram>>,
-    ) {
-        self.worker.handle_command(self.now, command);
+    /// Gives a command to the worker whose it is, or to all.
+    pub fn command(&mut self, command: WorkerCommand<Wire, World>) {
+        use WorkerCommand as Command;
+        let slot = match &command {
+            Command::SetPort { slot, .. }
+            | Command::Plug { slot, .. }
+            | Command::Yield { slot, .. }
+            | Command::RemovePort { slot }
+            | Command::SetForward { slot, .. }
+            | Command::RemoveForward { slot, .. }
+            | Command::Record { slot, .. } => *slot,
+            Command::Adopt { moving } => moving.slot(),
+            Command::SetDirectory(directory) => {
+                return self.command_all(|| Command::SetDirectory(Arc::clone(directory)));
+            }
+            Command::SetResolvers(resolvers) => {
+                return self.command_all(|| Command::SetResolvers(resolvers.clone()));
+            }
+            Command::Others(others) => return self.command_all(|| Command::Others(*others)),
+            Command::Statistics => return self.command_all(|| Command::Statistics),
+            Command::Flows { port } => return self.command_all(|| Command::Flows { port: *port }),
+            Command::Stop => return self.command_all(|| Command::Stop),
+        };
+        let now = self.now;
+        self.worker_of(slot).handle_command(now, command);
+    }
+
+    fn command_all(&mut self, command: impl Fn() -> WorkerCommand<Wire, World>) {
+        for (worker, _) in &mut self.workers {
+            worker.handle_command(self.now, command());
+        }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Which worker a guest is on.
+    fn place(&self, slot: u16) -> usize {
+        let moved = self.moved.get(&slot).copied();
+        moved.unwrap_or(usize::from(slot) % self.workers.len())
+    }
+
+    /// Moves a guest to another worker, as the datapath does. Answers whether it could go.
+    pub fn move_to(&mut self, guest: usize, worker: usize) -> bool {
+        let slot = number(guest);
+        let (to, moving) = std::sync::mpsc::channel();
+        let port = self.ports[guest].0.id;
+        self.command(WorkerCommand::Yield { slot, port, to });
+        let Some(moving) = moving.recv().expect("the worker answers") else { return false };
+        self.moved.insert(slot, worker);
+        self.command(WorkerCommand::Adopt { moving });
+        self.publish();
+        self.share_descriptors();
+        true
+    }
+
+    fn worker_of(&mut self, slot: u16) -> &mut Worker<Wire, World, Echo> {
+        let place = self.place(slot);
+        &mut self.workers[place].0
+    }
+
+    /// Lets a guest's worker look at its frames, and nothing else happen.
+    pub fn handle_frames(&mut self, guest: usize) {
+        let now = self.now;
+        self.worker_of(number(guest)).handle_frames(now, number(guest));
+    }
+
+    /// Lets a guest's worker take one turn, and no other.
+    pub fn take_turn(&mut self, guest: usize) {
+        let place = self.place(number(guest));
+        let (worker, bell) = &mut self.workers[place];
+        turn(worker, bell, self.now);
+    }
+
+    /// Tells each worker what the others have.
+    fn share_descriptors(&mut self) {
+        for at in 0..self.workers.len() {
+            let on = |slot: usize| self.place(number(slot)) == at;
+            let others = Possessions {
+                ports: (0..self.ports.len()).filter(|slot| !on(*slot)).count(),
+                published: self.published.iter().filter(|guest| !on(**guest)).count(),
+            };
+            self.workers[at].0.handle_command(self.now, WorkerCommand::Others(others));
+        }
     }
 
     /// A guest's port.
@@ -243,20 +343,23 @@ impl Lab {
             let mut idle = true;
             for slot in 0..self.ports.len() {
                 if self.ports[slot].1.is_readable() {
-                    self.worker.handle_frames(self.now, number(slot));
+                    self.handle_frames(slot);
                     idle = false;
                 }
             }
             while let Some((token, readiness)) = self.world.poll_ready() {
-                self.worker.handle_ready(self.now, token, readiness);
+                let now = self.now;
+                // Questions to resolvers have no port; nobody asks any here.
+                assert_ne!(token.kind, TokenKind::Names);
+                self.worker_of(token.port).handle_ready(now, token, readiness);
                 idle = false;
             }
-            if self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= self.now)
-            {
-                self.worker.handle_timeout(self.now);
-                idle = false;
+            for (worker, bell) in &mut self.workers {
+                idle &= !turn(worker, bell, self.now);
             }
-            while let Some(event) = self.worker.poll_event() {
+            let workers = self.workers.iter_mut().map(|(worker, _)| worker);
+            let told = workers.flat_map(|worker| std::iter::from_fn(|| worker.poll_event()));
+            for event in told.collect::<Vec<_>>() {
                 if let WorkerEvent::Addresses { port, used } = &event {
                     self.used.insert(*port, used.clone());
                     self.publish();
@@ -275,7 +378,7 @@ impl Lab {
         let end = self.now + duration;
         loop {
             self.settle();
-            match self.worker.poll_timeout() {
+            match self.workers.iter().filter_map(|(worker, _)| worker.poll_timeout()).min() {
                 Some(at) if at <= end => self.now = at.max(self.now),
                 _ => break,
             }
@@ -289,12 +392,15 @@ impl Lab {
         self.command(WorkerCommand::Statistics);
         self.settle();
         let id = self.ports[guest].0.id.0;
-        let all = self.events.iter().rev().find_map(|event| match event {
-            WorkerEvent::Statistics(all) => Some(all.clone()),
+        let answers = self.events.iter().rev().filter_map(|event| match event {
+            WorkerEvent::Statistics(ports) => Some(ports),
             _ => None,
         });
-        let all = all.expect("the worker answers");
-        all.into_iter().find(|port| port.port == id).unwrap_or_default()
+        // The last answer of each.
+        let answers = answers.take(self.workers.len()).flatten();
+        let found: Vec<_> = answers.filter(|port| port.port == id).cloned().collect();
+        assert!(found.len() <= 1, "a port is one worker's");
+        found.into_iter().next().unwrap_or_default()
     }
 
     /// How many frames of a guest were dropped for that reason.
@@ -309,7 +415,7 @@ impl Lab {
 
     /// What was done for a guest's flows so far.
     pub fn work(&self, guest: usize) -> Work {
-        self.worker.flow_work(number(guest)).expect("a port")
+        self.workers[self.place(number(guest))].0.flow_work(number(guest)).expect("a port")
     }
 
     /// The refusals that control was told of, as `(asked, rule)`.
@@ -328,13 +434,43 @@ impl Lab {
             .ports
             .iter()
             .enumerate()
-            .map(|(slot, (spec, _))| (spec, Location { worker: 0, slot: number(slot) }));
+            .map(|(slot, (spec, _))| (spec, self.location(slot, spec)));
         let mut directory = Directory::new(&self.networks, ports);
         for (spec, _) in &self.ports {
             directory.add_used(spec, self.used.get(&spec.id).map_or(&[], Vec::as_slice));
         }
         self.command(WorkerCommand::SetDirectory(Arc::new(directory)));
     }
+
+    fn location(&self, slot: usize, spec: &PortSpec) -> Location {
+        let slot = number(slot);
+        let worker = u16::try_from(self.place(slot)).expect("few workers");
+        Location { worker, slot, port: spec.id }
+    }
+}
+
+/// One turn of a worker, as the event loop has it. Answers whether there was anything to do.
+fn turn(worker: &mut Worker<Wire, World, Echo>, bell: &Doorbell, now: Instant) -> bool {
+    let mut is_busy = false;
+    // Nobody looks unless somebody has rung.
+    if !bell.is_waiting() {
+        worker.handle_crossings();
+        bell.begin_waiting();
+        if worker.has_crossings() {
+            bell.end_waiting();
+            is_busy = true;
+        }
+    }
+    if worker.is_busy() || worker.poll_timeout().is_some_and(|at| at <= now) {
+        worker.handle_timeout(now);
+        is_busy = true;
+    }
+    is_busy
+}
+
+/// Tests that do not care run on one worker, and on as many as `LICHEN_LAB_WORKERS` says where that is set.
+fn default_workers() -> usize {
+    std::env::var("LICHEN_LAB_WORKERS").map_or(1, |count| count.parse().expect("a number"))
 }
 
 fn network(id: u32, name: &str, second: u8) -> NetworkSpec {

@@ -25,6 +25,7 @@ struct State {
     gathers: bool,
     /// Frames that came in pieces.
     gathered: usize,
+    writes_sabotaged: bool,
 }
 
 impl State {
@@ -46,6 +47,7 @@ impl Wire {
             sabotaged: false,
             gathers: true,
             gathered: 0,
+            writes_sabotaged: false,
         })))
     }
 
@@ -84,6 +86,11 @@ impl Wire {
         self.0.borrow_mut().sabotaged = true;
     }
 
+    /// Makes the next write panic.
+    pub fn sabotage_writes(&self) {
+        self.0.borrow_mut().writes_sabotaged = true;
+    }
+
     /// Unplugs the guest.
     pub fn unplug(&self) {
         self.0.borrow_mut().gone = true;
@@ -115,6 +122,7 @@ impl Port for Wire {
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         let mut state = self.0.borrow_mut();
+        assert!(!state.writes_sabotaged, "a sabotaged wire was written");
         if state.gone {
             Transmit::Gone
         } else if state.held() >= state.room {

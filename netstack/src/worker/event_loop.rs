@@ -8,20 +8,25 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
+use super::crossing::{Doorbell, Links};
 use super::{Worker, WorkerCommand, WorkerEvent};
 use crate::gateway::names::NameService;
-use crate::host::sys::{SysHost, SysPublishedSocket};
+use crate::host::sys::SysHost;
 use crate::host::{Readiness, Token, TokenKind};
 use crate::port::Port;
 use crate::port::watch::FrameWatch;
 use crate::time::Instant;
 
+/// How often a worker tells how busy it was.
+const SECOND: Duration = Duration::from_secs(1);
+/// Of a thousand: one that was less busy tells nothing more before it is woken.
+const AS_GOOD_AS_IDLE: u16 = 50;
 /// Events taken from epoll at once.
 const MAX_EVENTS: usize = 256;
 
 /// The control thread's end of a running worker.
 pub struct WorkerHandle<P> {
-    commands: mpsc::Sender<WorkerCommand<P, SysPublishedSocket>>,
+    commands: mpsc::Sender<WorkerCommand<P, SysHost>>,
     wake: Arc<OwnedFd>,
     poller: Arc<OwnedFd>,
 }
@@ -38,7 +43,7 @@ impl<P> Clone for WorkerHandle<P> {
 
 impl<P> WorkerHandle<P> {
     /// Gives the worker a command. The descriptors of a port must have been [watched](Self::watch) before.
-    pub fn send(&self, command: WorkerCommand<P, SysPublishedSocket>) {
+    pub fn send(&self, command: WorkerCommand<P, SysHost>) {
         // A worker that has ended takes no commands, and its end is noticed by who joined it.
         if self.commands.send(command).is_ok() {
             let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
@@ -66,28 +71,78 @@ impl<P> WorkerHandle<P> {
 /// A worker about to run.
 pub struct WorkerLoop<P: Port, N> {
     worker: Worker<P, SysHost, N>,
-    commands: mpsc::Receiver<WorkerCommand<P, SysPublishedSocket>>,
+    commands: mpsc::Receiver<WorkerCommand<P, SysHost>>,
     wake: Arc<OwnedFd>,
+    /// Rung by the other workers.
+    bell: Arc<Doorbell>,
     poller: Arc<OwnedFd>,
     start: std::time::Instant,
+    meter: Meter,
+}
+
+/// How much of a worker's time is work.
+struct Meter {
+    since: Instant,
+    work: Duration,
+    /// How busy it was when that was last told.
+    told: u16,
+}
+
+impl Meter {
+    /// Work has been done until `now`. Answers how busy the worker was, once a second.
+    fn add(&mut self, work: Duration, now: Instant) -> Option<u16> {
+        self.work += work;
+        let passed = now.since(self.since);
+        if passed < SECOND {
+            return None;
+        }
+        let busy = 1000 * self.work.as_micros() / passed.as_micros().max(1);
+        self.told = u16::try_from(busy.min(1000)).expect("at most a thousand");
+        self.since = now;
+        self.work = Duration::ZERO;
+        Some(self.told)
+    }
+
+    /// When it has to be told, although nothing happens: one that was busy is idle now.
+    fn poll_timeout(&self) -> Option<Instant> {
+        (self.told >= AS_GOOD_AS_IDLE).then(|| self.since + SECOND)
+    }
 }
 
 impl<P: Port, N: NameService> WorkerLoop<P, N> {
-    /// A worker with its handle. `seed` must be unpredictable; `descriptors` is how many host sockets all
-    /// flows together may hold.
-    pub fn new(names: N, seed: u64, descriptors: usize) -> io::Result<(Self, WorkerHandle<P>)> {
-        let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };
-        let data = epoll::EventData::new_u64(token.to_bits());
-        epoll::add(&*poller, &*wake, data, epoll::EventFlags::IN)?;
-        let (sender, commands) = mpsc::channel();
-        let worker = Worker::new(SysHost::new(Arc::clone(&poller))?, names, seed, descriptors);
-        let handle =
-            WorkerHandle { commands: sender, wake: Arc::clone(&wake), poller: Arc::clone(&poller) };
+    /// One worker for each name service and seed, with their handles; frames cross between them. Seeds must be
+    /// unpredictable; `descriptors` is how many host sockets the flows of all together may hold.
+    pub fn prepare(
+        parts: Vec<(N, u64)>,
+        descriptors: usize,
+    ) -> io::Result<(Vec<Self>, Vec<WorkerHandle<P>>)> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wakes: Vec<Arc<OwnedFd>> =
+            parts.iter().map(|_| Ok(Arc::new(eventfd(0, flags)?))).collect::<io::Result<_>>()?;
+        let bells: Vec<Arc<Doorbell>> =
+            wakes.iter().map(|wake| Arc::new(Doorbell::new(Some(Arc::clone(wake))))).collect();
+        // One for all: a port that moves brings its times along.
         #[expect(clippy::disallowed_methods, reason = "this is the clock that all else is told of")]
         let start = std::time::Instant::now();
-        Ok((Self { worker, commands, wake, poller, start }, handle))
+        let (mut loops, mut handles) = (Vec::new(), Vec::new());
+        let ends = Links::between(&bells).into_iter().zip(bells).zip(wakes);
+        for ((names, seed), ((links, bell), wake)) in parts.into_iter().zip(ends) {
+            let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+            let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };
+            let data = epoll::EventData::new_u64(token.to_bits());
+            epoll::add(&*poller, &*wake, data, epoll::EventFlags::IN)?;
+            let (sender, commands) = mpsc::channel();
+            let host = SysHost::new(Arc::clone(&poller))?;
+            let worker = Worker::new(host, names, seed, descriptors).linked(links);
+            handles.push(WorkerHandle {
+                commands: sender,
+                wake: Arc::clone(&wake),
+                poller: Arc::clone(&poller),
+            });
+            let meter = Meter { since: Instant::START, work: Duration::ZERO, told: 0 };
+            loops.push(Self { worker, commands, wake, bell, poller, start, meter });
+        }
+        Ok((loops, handles))
     }
 
     /// Runs until it is told to stop. `tell` gets what control should hear, and must not wait.
@@ -95,12 +150,15 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         while !self.worker.is_stopped() {
             let timeout = self.timeout();
+            let timeout = self.begin_waiting(timeout);
             events.clear();
             match epoll::wait(&*self.poller, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.bell.end_waiting();
             let now = self.now();
+            self.worker.handle_crossings();
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else { continue };
                 if token.kind == TokenKind::Commands {
@@ -111,6 +169,12 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             }
             if self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= now) {
                 self.worker.handle_timeout(now);
+            }
+            if self.worker.has_others() {
+                let end = self.now();
+                if let Some(busy) = self.meter.add(end.since(now), end) {
+                    self.worker.handle_second(busy);
+                }
             }
             while let Some(event) = self.worker.poll_event() {
                 tell(event);
@@ -131,11 +195,21 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
         Instant::START + self.start.elapsed()
     }
 
+    /// Lets the other workers know that they have to ring, unless one has sent something already.
+    fn begin_waiting(&mut self, timeout: Option<Timespec>) -> Option<Timespec> {
+        if self.worker.is_busy() {
+            return timeout;
+        }
+        self.bell.begin_waiting();
+        if self.worker.has_crossings() { Some(timespec(Duration::ZERO)) } else { timeout }
+    }
+
     fn timeout(&self) -> Option<Timespec> {
         if self.worker.is_busy() {
             return Some(timespec(Duration::ZERO));
         }
-        self.worker.poll_timeout().map(|at| timespec(at.since(self.now())))
+        let timeouts = self.worker.poll_timeout().into_iter().chain(self.meter.poll_timeout());
+        timeouts.min().map(|at| timespec(at.since(self.now())))
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! A panic while a port is served closes that port and no other.
 
+pub mod crossing;
 pub mod event_loop;
 mod exchanges;
 mod slot;
@@ -16,8 +17,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use self::crossing::{Arrival, Heading, Links, Origin};
 use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
+use crate::balance::Load;
 use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec, PortStatistics};
 use crate::counters::DropReason;
 use crate::gateway::flow::Work;
@@ -34,13 +37,18 @@ use crate::time::Instant;
 const MAX_BATCH: usize = 64;
 /// Bytes taken from one port in one turn.
 const MAX_BATCH_BYTES: usize = 512 << 10;
+/// Parcels taken from one other worker in one turn.
+const MAX_PARCELS: usize = 8;
 /// How long a listener rests that could not be accepted from.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener in one turn.
 const MAX_ACCEPTS: usize = 16;
 
+/// Why a port is closed whose service has panicked.
+const DEFECT: &str = "a defect in the datapath was met while serving this port";
+
 /// What the control thread tells a worker.
-pub enum WorkerCommand<P, S> {
+pub enum WorkerCommand<P, H: Host> {
     /// Puts a port into a slot, or changes the one that is there.
     SetPort {
         /// Which slot; the control thread chooses it.
@@ -61,6 +69,20 @@ pub enum WorkerCommand<P, S> {
         /// Gets what was there before, once the worker has let go of it.
         before: mpsc::Sender<P>,
     },
+    /// Gives a port up whole, for another worker.
+    Yield {
+        /// Which slot.
+        slot: u16,
+        /// Whose it must be.
+        port: PortId,
+        /// Gets the port, or nothing where it cannot go now.
+        to: mpsc::Sender<Option<Moving<P, H>>>,
+    },
+    /// Takes a port that another worker has given up, in the slot of that number.
+    Adopt {
+        /// The port.
+        moving: Moving<P, H>,
+    },
     /// Closes a slot's port and resets its flows.
     RemovePort {
         /// Which slot.
@@ -73,7 +95,7 @@ pub enum WorkerCommand<P, S> {
         /// The forward's definition.
         spec: ForwardSpec,
         /// What clients come to.
-        socket: S,
+        socket: PublishedSocket<H::Listener, H::Datagram>,
     },
     /// Closes the socket of a published port.
     RemoveForward {
@@ -86,6 +108,8 @@ pub enum WorkerCommand<P, S> {
     SetDirectory(Arc<Directory>),
     /// Where foreign names are asked from now on.
     SetResolvers(Vec<SocketAddr>),
+    /// What the other workers have, for a fair share of the host's descriptors.
+    Others(Possessions),
     /// Answer with [`WorkerEvent::Statistics`].
     Statistics,
     /// Answer with [`WorkerEvent::Flows`].
@@ -106,6 +130,25 @@ pub enum WorkerCommand<P, S> {
     Stop,
 }
 
+/// A port between two workers, with all that belongs to it.
+pub struct Moving<P, H: Host>(Box<Slot<P, H>>);
+
+impl<P: Port, H: Host> Moving<P, H> {
+    /// Which slot it was in, and is to be in.
+    pub fn slot(&self) -> u16 {
+        self.0.number()
+    }
+}
+
+/// What takes descriptors besides flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Possessions {
+    /// Ports.
+    pub ports: usize,
+    /// Published ports.
+    pub published: usize,
+}
+
 /// What a worker tells the control thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WorkerEvent {
@@ -115,6 +158,8 @@ pub enum WorkerEvent {
     Statistics(Vec<PortStatistics>),
     /// The flows that were asked for.
     Flows(Flows),
+    /// How busy it was, once a second; only one of several workers tells.
+    Load(Load),
     /// A slot's port is gone.
     SlotLost {
         /// Which slot.
@@ -161,6 +206,9 @@ pub struct Worker<P: Port, H: Host, N> {
     slots: Vec<Option<Slot<P, H>>>,
     directory: Arc<Directory>,
     exchanges: Exchanges<H>,
+    links: Links,
+    /// What the other workers have.
+    others: Possessions,
     /// A frame on its way in, or datagrams of the host's.
     received: Vec<u8>,
     /// A frame on its way out.
@@ -189,6 +237,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             slots: Vec::new(),
             directory: Arc::default(),
             exchanges: Exchanges::default(),
+            links: Links::alone(),
+            others: Possessions::default(),
             received: vec![0; 2 * MAX_FRAME],
             scratch: vec![0; MAX_FRAME],
             events: VecDeque::new(),
@@ -202,12 +252,19 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
     }
 
-    /// Divides the descriptors anew among the ports.
+    /// The same as one of several.
+    pub fn linked(mut self, links: Links) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Divides the descriptors anew among the ports of all workers.
     fn share_descriptors(&mut self) {
-        let ports = self.slots.iter().flatten().count().max(1);
+        let ports = (self.slots.iter().flatten().count() + self.others.ports).max(1);
         // A published port takes two: the worker's and the copy that control may ask for.
         let published = |slot: &Slot<P, H>| slot.forwards.len() + slot.gateway.published.openings();
         let published: usize = self.slots.iter().flatten().map(published).sum();
+        let published = published + self.others.published;
         let share = self.descriptors.saturating_sub(2 * published) / ports;
         for slot in self.slots.iter_mut().flatten() {
             slot.gateway.set_share(share);
@@ -235,16 +292,18 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     /// Carries out a command.
-    pub fn handle_command(
-        &mut self,
-        now: Instant,
-        command: WorkerCommand<P, PublishedSocket<H::Listener, H::Datagram>>,
-    ) {
+    pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H>) {
         match command {
             WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
             WorkerCommand::Plug { slot, port, io, before } => {
                 self.plug(now, slot, port, io, &before);
             }
+            WorkerCommand::Yield { slot, port, to } => {
+                let moving = self.give_up(now, slot, port);
+                // Who asked may have gone; then the port is closed here.
+                let _ = to.send(moving);
+            }
+            WorkerCommand::Adopt { moving } => self.adopt(now, moving),
             WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
             WorkerCommand::SetForward { slot, spec, socket } => {
                 self.set_forward(slot, spec, socket);
@@ -261,7 +320,12 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.directory = directory;
             }
             WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
+            WorkerCommand::Others(others) => {
+                self.others = others;
+                self.share_descriptors();
+            }
             WorkerCommand::Statistics => {
+                self.count_lost();
                 let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();
                 self.events.push_back(WorkerEvent::Statistics(statistics));
             }
@@ -295,7 +359,55 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         Flows { left_out: (all - rows.len()) as u64, rows }
     }
 
-    fn plug(&mut self, now: Instant, slot: u16, port: PortId, io: P, before: &mpsc::Sender<P>) {
+    /// Takes a port out of its slot, as it is between two turns.
+    fn give_up(&mut self, now: Instant, slot: u16, port: PortId) -> Option<Moving<P, H>> {
+        let open = self.slots.get(usize::from(slot))?.as_ref()?;
+        if open.spec.id != port || !open.may_move() {
+            return None;
+        }
+        self.contained(slot, |worker| worker.end_batch(now, slot));
+        self.flush();
+        self.count_lost();
+        let mut open = self.slots.get_mut(usize::from(slot))?.take()?;
+        open.unwatch(&mut self.host);
+        self.again.retain(|token| token.port != slot || token.kind == TokenKind::Names);
+        self.paused.retain(|(_, token)| token.port != slot);
+        self.share_descriptors();
+        Some(Moving(Box::new(open)))
+    }
+
+    fn adopt(&mut self, now: Instant, Moving(mut open): Moving<P, H>) {
+        let slot = open.number();
+        // What it has sent before comes first: all that a queue may hold, however it is packed.
+        for _ in 0..crossing::MAX_FRAMES / MAX_PARCELS {
+            self.handle_crossings();
+            if !self.links.has_more() {
+                break;
+            }
+        }
+        self.generation += 1;
+        let watched = open.watch(&mut self.host, self.generation);
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(*open);
+        self.share_descriptors();
+        if let Err(error) = watched {
+            tracing::error!(%error, "a port that has moved cannot be watched");
+            return self.lose_slot(slot, "its descriptors cannot be watched");
+        }
+        // As if everything were ready.
+        self.handle_frames(now, slot);
+    }
+
+    fn plug(&mut self, now: Instant, slot: u16, port: PortId, mut io: P, before: &mpsc::Sender<P>) {
+        // It may have been made while the port was on its way here.
+        if let Some(watch) = self.host.frame_watch(slot)
+            && let Err(error) = io.watch(&watch)
+        {
+            tracing::error!(%error, "a guest's frames cannot be watched");
+        }
         let old = match self.slots.get_mut(usize::from(slot)) {
             Some(Some(open)) if open.spec.id == port => open.plug(io),
             _ => io,
@@ -391,7 +503,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     fn contained(&mut self, slot: u16, work: impl FnOnce(&mut Self)) {
         self.touch(slot);
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
-            self.lose_slot(slot, "a defect in the datapath was met while serving this port");
+            self.lose_slot(slot, DEFECT);
         }
     }
 
@@ -402,13 +514,26 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         }
     }
 
-    /// Lets guests know of what was done for them.
+    /// Lets guests, and other workers, know of what was done for them.
     fn flush(&mut self) {
+        self.links.send();
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
                 open.flush();
             }
         }
+    }
+
+    /// Whether it is one of several.
+    pub fn has_others(&self) -> bool {
+        self.links.workers() > 1
+    }
+
+    /// A second has passed, of which so much was work, of a thousand: lets it be told.
+    pub fn handle_second(&mut self, busy: u16) {
+        let slots = self.slots.iter_mut().flatten();
+        let frames = slots.map(|open| (open.spec.id, open.frames_since_last_time())).collect();
+        self.events.push_back(WorkerEvent::Load(Load { busy, frames }));
     }
 
     /// Something became ready.
@@ -455,7 +580,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// Takes and handles at most a batch. Who is where does not change meanwhile, so the network is looked
     /// up once.
     fn take_frames(&mut self, now: Instant, slot: u16) -> Taken {
-        let Self { slots, directory, host, names, received, scratch, events, touched, .. } = self;
+        let Self {
+            slots, directory, host, names, received, scratch, events, touched, links, ..
+        } = self;
         let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
         let network = directory.network(open.spec.network);
         let mut lane = network.map(FastLane::new);
@@ -478,7 +605,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 if let Some(event) = open.note_mac(frame) {
                     events.push_back(event);
                 }
-                // Between two ports of one worker; with several workers the other queue goes here.
                 let short = lane.judge(&open.spec, frame);
                 let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
                 let crossing = if let Some((to, vnet)) = short {
@@ -490,8 +616,13 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 };
                 if let Some(crossing) = crossing {
                     let to = crossing.to.slot;
-                    if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
-                        receiver.deliver(frame, &crossing);
+                    if crossing.to.worker != links.number() {
+                        let from = Origin { slot, port: open.spec.id };
+                        if links.push(from, crossing.to, crossing.vnet, frame).is_err() {
+                            open.counters.drop(DropReason::CrossingFull);
+                        }
+                    } else if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
+                        receiver.deliver(frame, &crossing.vnet, crossing.headers.as_ref());
                         if touched.last() != Some(&to) {
                             touched.push(to);
                         }
@@ -505,6 +636,52 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
         Taken::More
+    }
+
+    /// Takes what other workers have sent to ports of this one.
+    pub fn handle_crossings(&mut self) {
+        for worker in 0..self.links.workers() {
+            for _ in 0..MAX_PARCELS {
+                let Some(mut parcel) = self.links.take(worker) else { break };
+                parcel.open(|heading, frame| self.deliver(heading, frame));
+                self.links.give_back(worker, parcel);
+            }
+        }
+        self.links.look();
+        self.count_lost();
+        self.flush();
+    }
+
+    /// Whether something has come from another worker. To be asked before waiting, after
+    /// [`begin_waiting`](crossing::Doorbell::begin_waiting).
+    pub fn has_crossings(&mut self) -> bool {
+        self.links.look()
+    }
+
+    fn deliver(&mut self, heading: &Heading, frame: &mut [u8]) -> Arrival {
+        let slot = heading.to.slot;
+        let delivered = match self.slots.get_mut(usize::from(slot)) {
+            Some(Some(open)) if open.spec.id == heading.to.port => {
+                catch_unwind(AssertUnwindSafe(|| open.deliver(frame, &heading.vnet, None)))
+            }
+            _ => return Arrival::Lost,
+        };
+        match delivered {
+            Ok(()) => self.touch(slot),
+            Err(_) => self.lose_slot(slot, DEFECT),
+        }
+        Arrival::Delivered
+    }
+
+    /// Counts the frames that have found nobody at another worker, unless their own port has gone meanwhile too.
+    fn count_lost(&mut self) {
+        for from in self.links.take_back() {
+            if let Some(Some(open)) = self.slots.get_mut(usize::from(from.slot))
+                && open.spec.id == from.port
+            {
+                open.counters.drop(DropReason::CrossingLost);
+            }
+        }
     }
 
     fn handle_socket(&mut self, now: Instant, token: Token, readiness: Readiness) {
@@ -590,7 +767,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Whether [`Worker::handle_timeout`] is to be called at once.
     pub fn is_busy(&self) -> bool {
-        !self.again.is_empty()
+        !self.again.is_empty() || self.links.has_more()
     }
 
     /// Time has passed, or more is left to do.

@@ -17,7 +17,7 @@ use crate::gateway::destination::forward_source;
 use crate::gateway::flow::FlowContext;
 use crate::gateway::names::{self, NameService};
 use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
-use crate::host::{Host, Stream};
+use crate::host::{Host, Stream, Token, TokenKind};
 use crate::ids::MacAddr;
 use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver};
@@ -52,6 +52,8 @@ pub(super) struct Slot<P, H: Host> {
     refusals: Vec<Refusal>,
     refusal_rate: TokenBucket,
     suppressed: u64,
+    /// Frames that were counted when that was last asked for.
+    frames_told: u64,
     own_mac: OwnMac,
     /// The guest's IPv6 addresses.
     own: OwnAddresses,
@@ -122,6 +124,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             refusals: Vec::new(),
             refusal_rate: TokenBucket::new(REFUSAL_RATE, REFUSAL_RATE),
             suppressed: 0,
+            frames_told: 0,
             own_mac: OwnMac::Unknown,
             own: OwnAddresses::default(),
         }
@@ -142,6 +145,56 @@ impl<P: Port, H: Host> Slot<P, H> {
         let before = std::mem::replace(&mut self.io, io);
         recorders.into_iter().for_each(|recorder| self.io.record(recorder));
         before
+    }
+
+    /// Which slot it is in.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Whether it may go to another worker: not while the names of this one have a question of its.
+    pub(super) fn may_move(&self) -> bool {
+        self.gateway.names_in_flight == 0 && self.gateway.tcp.conversations() == 0
+    }
+
+    /// Lets nobody here hear of its descriptors any more.
+    pub(super) fn unwatch(&mut self, host: &mut H) {
+        if let Some(watch) = host.frame_watch(self.number) {
+            self.io.unwatch(&watch);
+        }
+        let Gateway { tcp, udp, echo, published, .. } = &self.gateway;
+        tcp.sockets().for_each(|(_, stream)| host.unwatch_stream(stream));
+        let datagrams = udp.sockets().chain(echo.sockets()).chain(published.sockets());
+        datagrams.for_each(|(_, socket)| host.unwatch_datagram(socket));
+        self.forwards.iter().for_each(|(_, forward)| host.unwatch_listener(&forward.listener));
+    }
+
+    /// Has all its descriptors watched here. Those that are ready are told of again, so nothing is missed.
+    pub(super) fn watch(&mut self, host: &mut H, generation: u32) -> std::io::Result<()> {
+        self.generation = generation;
+        let port = self.number;
+        let token = |kind, index: usize| {
+            let index = u32::try_from(index).expect("a port has a few thousand flows");
+            Token { port, kind, index }
+        };
+        let Gateway { tcp, udp, echo, published, .. } = &self.gateway;
+        for (index, stream) in tcp.sockets() {
+            host.watch_stream(stream, token(TokenKind::Tcp, index))?;
+        }
+        let udp = udp.sockets().map(|(index, socket)| (TokenKind::Udp, index, socket));
+        let echo = echo.sockets().map(|(index, socket)| (TokenKind::Echo, index, socket));
+        let published =
+            published.sockets().map(|(index, socket)| (TokenKind::Published, index, socket));
+        for (kind, index, socket) in udp.chain(echo).chain(published) {
+            host.watch_datagram(socket, token(kind, index))?;
+        }
+        for (index, forward) in &self.forwards {
+            host.watch_listener(&forward.listener, token(TokenKind::Listener, index))?;
+        }
+        if let Some(watch) = host.frame_watch(port) {
+            self.io.watch(&watch)?;
+        }
+        Ok(())
     }
 
     /// Lets the guest know of what was done for it.
@@ -326,10 +379,14 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// Takes a frame of another port.
     #[inline(always)]
-    pub(super) fn deliver(&mut self, frame: &mut [u8], crossing: &Crossing) {
-        let Crossing { headers, vnet, .. } = crossing;
+    pub(super) fn deliver(
+        &mut self,
+        frame: &mut [u8],
+        vnet: &VnetHeader,
+        headers: Option<&Headers>,
+    ) {
         // What cannot be delivered has been counted, as the receiver's drop.
-        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers.as_ref());
+        let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers);
     }
 
     /// Takes a connection of a published port.
@@ -490,6 +547,12 @@ impl<P: Port, H: Host> Slot<P, H> {
             from_guest: view.traffic.from_guest,
             to_guest: view.traffic.to_guest,
         })
+    }
+
+    /// Frames that it has taken and given since this was last asked for.
+    pub(super) fn frames_since_last_time(&mut self) -> u64 {
+        let frames = self.counters.frames_from_guest + self.counters.frames_to_guest;
+        frames - std::mem::replace(&mut self.frames_told, frames)
     }
 
     /// Counters and gauges.

@@ -38,15 +38,20 @@ impl Person {
         let at = |name: &str| folder.path(name).display().to_string();
         let enter = host.enter();
         let words = std::iter::once(enter.get_program()).chain(enter.get_args());
+        // Said of a whole run of the scenarios: how many workers carry the frames.
+        let workers = std::env::var("LICHEN_WORKERS").ok().map(|it| format!("LICHEN_WORKERS={it}"));
         Self {
             identity,
             machine: words.map(|word| word.to_string_lossy().into_owned()).collect(),
-            environment: vec![
+            environment: [
                 "PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
                 format!("HOME={}", at("home")),
                 format!("XDG_RUNTIME_DIR={}", at("run")),
                 format!("XDG_STATE_HOME={}", at("home/state")),
-            ],
+            ]
+            .into_iter()
+            .chain(workers)
+            .collect(),
         }
     }
 

@@ -90,6 +90,13 @@ impl Process {
         self.status("NSpid").split_whitespace().next_back().expect("a number").to_owned()
     }
 
+    /// The names of its threads.
+    pub(crate) fn threads(self) -> Vec<String> {
+        let folder = fs::read_dir(format!("/proc/{}/task", self.0)).into_iter().flatten().flatten();
+        let names = folder.filter_map(|it| fs::read_to_string(it.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
     /// Processor time that it has used, in ticks of 10 ms.
     pub(crate) fn ticks(self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).expect("it runs");

@@ -23,6 +23,7 @@ mod outward;
 mod privileges;
 mod published;
 mod service;
+mod several_workers;
 mod virtual_machines;
 
 use crate::runner::Scenario;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
         frame_sockets::SCENARIOS,
+        several_workers::SCENARIOS,
         observing::SCENARIOS,
     ]
     .concat()

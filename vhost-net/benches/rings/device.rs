@@ -13,6 +13,7 @@ use lichen_netstack::switch::directory::{Directory, Location};
 use lichen_netstack::testing::host::World;
 use lichen_netstack::testing::names::Echo;
 use lichen_netstack::time::Instant;
+use lichen_netstack::worker::crossing::{Doorbell, Links};
 use lichen_netstack::worker::{Worker, WorkerCommand};
 use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::layout::Layout;
@@ -30,6 +31,8 @@ pub(super) enum Kind {
     Ours,
     /// The whole datapath between them: guard, look-up of the MAC address, counters.
     Datapath,
+    /// The same with each ring's port on a worker of its own.
+    TwoWorkers,
     VirtioQueue,
 }
 
@@ -38,6 +41,7 @@ impl Kind {
         match self {
             Self::Ours => "rings",
             Self::Datapath => "datapath",
+            Self::TwoWorkers => "two workers",
             Self::VirtioQueue => "virtio-queue",
         }
     }
@@ -52,6 +56,7 @@ pub(super) struct Device {
 enum Rings {
     Ours { from_guest: FromGuest, to_guest: ToGuest },
     Datapath { worker: Box<Worker<End, World, Echo>> },
+    TwoWorkers { sender: Box<Worker<End, World, Echo>>, receiver: Box<Worker<End, World, Echo>> },
     VirtioQueue { memory: Arc<GuestMemoryMmap>, from_guest: Queue, to_guest: Queue },
 }
 
@@ -63,6 +68,13 @@ impl Device {
                 Rings::Ours { from_guest, to_guest }
             }
             Kind::Datapath => Rings::Datapath { worker: Box::new(datapath(ours(memory))) },
+            Kind::TwoWorkers => {
+                let [at_sender, at_receiver] = links();
+                Rings::TwoWorkers {
+                    sender: Box::new(sender(memory, at_sender)),
+                    receiver: Box::new(receiver(memory, at_receiver)),
+                }
+            }
             Kind::VirtioQueue => Rings::VirtioQueue {
                 memory: Arc::clone(memory),
                 from_guest: queue(SENDER),
@@ -92,10 +104,11 @@ impl Device {
                 to_guest.flush().expect("a sound ring");
             }
             // The buffers that the guest posts hold all frames that are under way.
-            Rings::Datapath { worker } if worker.is_busy() => {
-                worker.handle_timeout(Instant::START);
+            Rings::Datapath { worker } => take_turn(worker),
+            Rings::TwoWorkers { sender, receiver } => {
+                take_turn(sender);
+                receiver.handle_crossings();
             }
-            Rings::Datapath { worker } => worker.handle_frames(Instant::START, 0),
             Rings::VirtioQueue { memory, from_guest, to_guest } => {
                 for _ in 0..BATCH {
                     let Some(chain) = from_guest.pop_descriptor_chain(&**memory) else { break };
@@ -149,7 +162,7 @@ fn deliver(
 }
 
 /// One end of the way through the datapath.
-enum End {
+pub(super) enum End {
     Sender(FromGuest),
     Receiver(ToGuest),
 }
@@ -192,9 +205,42 @@ impl Port for End {
     }
 }
 
-/// A worker with both ends on one network, set up as control does it.
+/// Lets the worker of the sender take frames.
+pub(super) fn take_turn(worker: &mut Worker<End, World, Echo>) {
+    if worker.is_busy() {
+        worker.handle_timeout(Instant::START);
+    } else {
+        worker.handle_frames(Instant::START, 0);
+    }
+    worker.handle_crossings();
+}
+
+/// What is between two workers.
+pub(super) fn links() -> [Links; 2] {
+    let bells = [(); 2].map(|()| Arc::new(Doorbell::new(None)));
+    Links::between(&bells).try_into().unwrap_or_else(|_| unreachable!("two bells, two workers"))
+}
+
+/// A worker that has the sending ring, the receiving one being on the other.
+pub(super) fn sender(memory: &Arc<GuestMemoryMmap>, links: Links) -> Worker<End, World, Echo> {
+    worker(links, [0, 1], vec![(0, End::Sender(ours(memory).0))])
+}
+
+/// A worker that has the receiving ring, the sending one being on the other.
+pub(super) fn receiver(memory: &Arc<GuestMemoryMmap>, links: Links) -> Worker<End, World, Echo> {
+    worker(links, [0, 1], vec![(1, End::Receiver(ours(memory).1))])
+}
+
+/// A worker that has both.
 fn datapath((from_guest, to_guest): (FromGuest, ToGuest)) -> Worker<End, World, Echo> {
-    let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024);
+    // The receiver first: a port's frames are read as soon as it is there.
+    let ends = vec![(1, End::Receiver(to_guest)), (0, End::Sender(from_guest))];
+    worker(Links::alone(), [0, 0], ends)
+}
+
+/// One that has these ends, both on one network, set up as control does it; on which worker each is.
+fn worker(links: Links, workers: [u16; 2], ends: Vec<(u16, End)>) -> Worker<End, World, Echo> {
+    let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024).linked(links);
     let gateway = Ipv4Addr::new(10, 88, 0, 1);
     let network = NetworkSpec {
         id: NetworkId(1),
@@ -222,15 +268,13 @@ fn datapath((from_guest, to_guest): (FromGuest, ToGuest)) -> Worker<End, World, 
         }
     };
     let ports = ENDS.map(port);
-    let places = ports.iter().zip(0..).map(|(port, slot)| (port, Location { worker: 0, slot }));
+    let places = ports.iter().zip(0..).map(|(port, slot)| {
+        (port, Location { worker: workers[usize::from(slot)], slot, port: port.id })
+    });
     let directory = Directory::new([&network], places);
     worker.handle_command(Instant::START, WorkerCommand::SetDirectory(Arc::new(directory)));
-    let ends = [End::Sender(from_guest), End::Receiver(to_guest)];
-    // The receiver first: a port's frames are read as soon as it is there.
-    for ((spec, io), slot) in
-        ports.into_iter().zip(ends).zip(0..).collect::<Vec<_>>().into_iter().rev()
-    {
-        let io = Some(io);
+    for (slot, io) in ends {
+        let (spec, io) = (ports[usize::from(slot)].clone(), Some(io));
         worker.handle_command(Instant::START, WorkerCommand::SetPort { slot, spec, io });
     }
     worker

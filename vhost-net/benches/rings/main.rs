@@ -5,6 +5,10 @@
 //! stand the same rings with the whole datapath between them (guard, look-up of the MAC address, counters),
 //! and a device of the crate `virtio-queue` that copies as the rings alone do. Nobody kicks: both sides poll.
 //!
+//! "Two workers" has each ring's port on a worker of its own, on two threads the receiver's on the second; what one
+//! frame costs there is the work of both. The last table tells how pairs of rings scale, each pair with a worker and a
+//! driver of its own, taking turns on one core: one pair, and two pairs on two cores.
+//!
 //! With words behind `--`, only the rows that have all of them: `cargo bench … -- "64 B" datapath`.
 #[cfg(target_os = "linux")]
 mod device;
@@ -20,12 +24,16 @@ fn main() {
     println!("                    taking turns, ns a frame     on two threads");
     println!("frame     device       device     driver        Mpps     Gbit/s");
     for load in guest::LOADS {
-        for kind in [device::Kind::Ours, device::Kind::Datapath, device::Kind::VirtioQueue] {
+        use device::Kind;
+        for kind in [Kind::Ours, Kind::Datapath, Kind::TwoWorkers, Kind::VirtioQueue] {
             if !words.iter().all(|word| word == load.name || word == kind.name()) {
                 continue;
             }
             let turns = measure::taking_turns(load, kind, Duration::from_secs(1));
-            let rate = measure::on_two_threads(load, kind, Duration::from_secs(2));
+            let rate = match kind {
+                Kind::TwoWorkers => measure::across(load, Duration::from_secs(2)),
+                _ => measure::on_two_threads(load, kind, Duration::from_secs(2)),
+            };
             let gigabits = rate * 8.0 * load.frame_len as f64 / 1e9;
             println!(
                 "{:<9} {:<12} {:>6.1}     {:>6.1}     {:>7.2}     {gigabits:>6.1}",
@@ -35,6 +43,23 @@ fn main() {
                 turns.driver,
                 rate / 1e6,
             );
+        }
+    }
+    if words.iter().any(|word| word != "scaling") {
+        return;
+    }
+    println!();
+    println!("pairs of rings       one, Mpps    two, Mpps    ratio");
+    for load in guest::LOADS {
+        match measure::scaling(load, Duration::from_secs(2), 5) {
+            Some((one, two)) => println!(
+                "{:<18} {:>11.2}  {:>11.2}   {:>6.2}",
+                load.name,
+                one / 1e6,
+                two / 1e6,
+                two / one
+            ),
+            None => return println!("not measured: there is only one core"),
         }
     }
 }
@@ -48,7 +73,7 @@ mod measure {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
-    use super::device::{Device, Kind};
+    use super::device::{self, Device, Kind};
     use super::guest::{Guest, Load, memory};
 
     /// Nanoseconds a frame.
@@ -102,6 +127,94 @@ mod measure {
             }
             driver.join().expect("every frame arrived in order")
         })
+    }
+
+    /// Frames a second, the sender's worker and the driver on one thread, the receiver's worker on another.
+    pub(super) fn across(load: Load, time: Duration) -> f64 {
+        let memory = memory();
+        let [at_sender, at_receiver] = device::links();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (far_memory, stop) = (&memory, &stop);
+            scope.spawn(move || {
+                let mut receiver = device::receiver(far_memory, at_receiver);
+                while !stop.load(Ordering::Relaxed) {
+                    receiver.handle_crossings();
+                }
+            });
+            let _stop = StopAtTheEnd(stop);
+            let mut guest = Guest::new(&memory, load);
+            let mut sender = device::sender(&memory, at_sender);
+            let start = Instant::now();
+            let mut frames = 0;
+            while start.elapsed() < time {
+                for _ in 0..64 {
+                    frames += guest.turn();
+                    device::take_turn(&mut sender);
+                }
+            }
+            frames as f64 / start.elapsed().as_secs_f64()
+        })
+    }
+
+    /// Frames a second of one pair of rings on one core, and of two on two: of several rounds, in turn, the median of
+    /// each. `None` where there is only one core.
+    pub(super) fn scaling(load: Load, time: Duration, rounds: usize) -> Option<(f64, f64)> {
+        let cores = cores();
+        if cores.len() < 2 {
+            return None;
+        }
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            one.push(on_cores(&cores[..1], load, time));
+            two.push(on_cores(&cores[..2], load, time));
+        }
+        let median = |mut rates: Vec<f64>| {
+            rates.sort_by(f64::total_cmp);
+            rates[rates.len() / 2]
+        };
+        Some((median(one), median(two)))
+    }
+
+    /// Frames a second of all pairs together, each on its core.
+    fn on_cores(cores: &[usize], load: Load, time: Duration) -> f64 {
+        let ready = Barrier::new(cores.len());
+        std::thread::scope(|scope| {
+            let pair = |core: usize| {
+                let ready = &ready;
+                scope.spawn(move || {
+                    pin(core);
+                    let memory = memory();
+                    let mut guest = Guest::new(&memory, load);
+                    let mut device = Device::new(Kind::Datapath, &memory);
+                    let never = AtomicBool::new(false);
+                    ready.wait();
+                    let start = Instant::now();
+                    let mut frames = 0;
+                    while start.elapsed() < time {
+                        for _ in 0..64 {
+                            frames += guest.turn();
+                            device.turn(&never);
+                        }
+                    }
+                    frames as f64 / start.elapsed().as_secs_f64()
+                })
+            };
+            let pairs: Vec<_> = cores.iter().map(|core| pair(*core)).collect();
+            pairs.into_iter().map(|pair| pair.join().expect("every frame arrived")).sum()
+        })
+    }
+
+    /// The cores that this process may use.
+    fn cores() -> Vec<usize> {
+        let set = rustix::thread::sched_getaffinity(None).expect("of this thread");
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
+    }
+
+    fn pin(core: usize) {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(core);
+        rustix::thread::sched_setaffinity(None, &set).expect("one of those allowed");
     }
 
     /// Lets the device go, also when a check fails.

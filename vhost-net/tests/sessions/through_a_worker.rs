@@ -70,7 +70,8 @@ impl Pair {
             attachment: Attachment::VhostUser,
         });
         let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024);
-        let places = ports.iter().zip(0..).map(|(port, slot)| (port, Location { worker: 0, slot }));
+        let place = |slot, port| Location { worker: 0, slot, port };
+        let places = ports.iter().zip(0..).map(|(port, slot)| (port, place(slot, port.id)));
         let directory = Arc::new(Directory::new([&network], places));
         worker.handle_command(Instant::START, WorkerCommand::SetDirectory(directory));
         for (spec, slot) in ports.into_iter().zip(0..) {

@@ -3,7 +3,8 @@
 //!
 //! That is for the middle of a long stream, as long as nothing is lost. It begins when smoltcp's own ring is empty,
 //! and while bytes are in this one, none are in that. At the first sign of a loss, or of a guest that takes no more,
-//! all that is not acknowledged [becomes smoltcp's](Direct::hand_over), which repeats, waits and probes.
+//! all that is not acknowledged [becomes smoltcp's](Direct::hand_over), which repeats, waits and probes. Only when our
+//! end has been sent behind these bytes, smoltcp takes no more, and they are [repeated](Direct::rewind) from here.
 
 use std::time::Duration;
 
@@ -43,8 +44,20 @@ pub(super) struct Direct {
     possible: bool,
     /// Bytes that are to go through smoltcp first.
     rest: usize,
-    /// Whether our end comes behind these bytes.
-    pub(super) ends: bool,
+    /// How long nothing may move.
+    patience: Duration,
+    end: OurEnd,
+}
+
+/// Whether our end comes behind the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OurEnd {
+    /// More bytes may come.
+    Open,
+    /// It does.
+    Wanted,
+    /// smoltcp has been told of it.
+    Told,
 }
 
 /// Where the next bytes for a guest go.
@@ -91,7 +104,8 @@ impl Direct {
             wanted: false,
             possible: false,
             rest: 0,
-            ends: false,
+            patience: PATIENCE,
+            end: OurEnd::Open,
         }
     }
 
@@ -112,7 +126,30 @@ impl Direct {
 
     /// By how much smoltcp's number of our next byte is lower than the guest's.
     pub(super) fn ahead(&self) -> u32 {
-        self.past.wrapping_add(u32::try_from(self.sent).expect("a ring is smaller"))
+        // Our end is behind all of them, also while they are sent again.
+        let before = if self.end == OurEnd::Told { self.len } else { self.sent };
+        self.past.wrapping_add(u32::try_from(before).expect("a ring is smaller"))
+    }
+
+    /// Our end comes behind these bytes.
+    pub(super) fn want_end(&mut self) {
+        if self.end == OurEnd::Open {
+            self.end = OurEnd::Wanted;
+        }
+    }
+
+    /// Whether it is time to tell smoltcp of our end: all bytes before it were sent, or are its own.
+    pub(super) fn take_end(&mut self) -> bool {
+        let is_time = self.end == OurEnd::Wanted && self.sent == self.len;
+        if is_time {
+            self.end = OurEnd::Told;
+        }
+        is_time
+    }
+
+    /// Whether smoltcp has been told of our end, and takes no more bytes.
+    pub(super) fn has_ended(&self) -> bool {
+        self.end == OurEnd::Told
     }
 
     /// Turns an acknowledgement of the guest into one of what smoltcp has sent.
@@ -211,13 +248,15 @@ impl Direct {
         if self.len == 0 {
             return Sign::Fine;
         }
-        let advance = (heard.advance as usize).min(self.sent);
+        // Our end counts as one more; and what is sent again may have arrived the first time.
+        let advance = (heard.advance as usize).min(self.len);
         if advance > 0 {
             self.start = (self.start + advance) % self.ring.len();
             self.len -= advance;
-            self.sent -= advance;
-            self.past = self.past.wrapping_add(heard.advance);
+            self.sent = self.sent.saturating_sub(advance);
+            self.past = self.past.wrapping_add(u32::try_from(advance).expect("a ring is smaller"));
             self.duplicates = 0;
+            self.patience = PATIENCE;
             self.still_since = (self.len > 0).then_some(now);
         } else if heard.is_bare && heard.window == Some(before) && self.sent > 0 {
             self.duplicates = self.duplicates.saturating_add(1);
@@ -233,12 +272,20 @@ impl Direct {
         if self.next(mss, mss).is_some() {
             return Some(now);
         }
-        (self.len > 0).then(|| self.still_since.unwrap_or(now) + PATIENCE)
+        (self.len > 0).then(|| self.still_since.unwrap_or(now) + self.patience)
     }
 
     /// Whether nothing has moved for long.
     pub(super) fn is_stuck(&mut self, now: Instant) -> bool {
-        self.len > 0 && *self.still_since.get_or_insert(now) + PATIENCE <= now
+        self.len > 0 && *self.still_since.get_or_insert(now) + self.patience <= now
+    }
+
+    /// Has all bytes sent again, ever more patiently. They were within the window.
+    pub(super) fn rewind(&mut self, now: Instant) {
+        self.window = self.window.max(u32::try_from(self.len).expect("a ring is smaller"));
+        (self.sent, self.duplicates) = (0, 0);
+        self.patience *= 2;
+        self.still_since = Some(now);
     }
 
     /// Gives all bytes to smoltcp, whose ring is empty and as large: what was sent is sent again.
@@ -332,6 +379,24 @@ mod tests {
         assert_eq!(direct.handle(NOW, with_data), Sign::Fine);
         assert_eq!(direct.handle(NOW, duplicate), Sign::Fine);
         assert_eq!(direct.handle(NOW, duplicate), Sign::Loss);
+    }
+
+    #[test]
+    fn behind_our_end_bytes_are_sent_again_from_here() {
+        let mut direct = direct(1000);
+        fill(&mut direct, &[7; 900]);
+        direct.want_end();
+        assert!(!direct.take_end(), "nothing was sent yet");
+        direct.advance(NOW, 900);
+        assert!(direct.take_end() && direct.has_ended() && !direct.take_end());
+        direct.handle(NOW, acknowledges(100));
+        direct.rewind(NOW);
+        assert_eq!(direct.ahead(), 900, "our end stays where it is");
+        assert!(!direct.is_stuck(NOW + PATIENCE) && direct.is_stuck(NOW + 2 * PATIENCE));
+        assert_eq!(direct.next(10_000, 100), Some((0, 800)));
+        direct.handle(NOW, acknowledges(801));
+        assert!(direct.is_empty());
+        assert_eq!((direct.ahead(), direct.lower(901)), (900, 1), "our end was acknowledged too");
     }
 
     #[test]

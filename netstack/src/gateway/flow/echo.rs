@@ -59,6 +59,11 @@ impl<D> Default for EchoFlows<D> {
 }
 
 impl<D: Datagram> EchoFlows<D> {
+    /// The sockets, with their flows' indexes.
+    pub fn sockets(&self) -> impl Iterator<Item = (usize, &D)> {
+        self.table.iter().map(|(index, entry)| (index, &entry.flow.socket))
+    }
+
     /// Flows now.
     pub fn len(&self) -> usize {
         self.table.len()

@@ -92,6 +92,11 @@ impl<D: Datagram> PublishedFlows<D> {
         self.openings.len()
     }
 
+    /// The sockets, with their indexes.
+    pub fn sockets(&self) -> impl Iterator<Item = (usize, &D)> {
+        self.openings.iter().map(|(index, opening)| (index, &opening.socket))
+    }
+
     /// Clients now.
     pub fn len(&self) -> usize {
         self.clients.len()
@@ -119,7 +124,7 @@ impl<D: Datagram> PublishedFlows<D> {
         let entry = self.openings.vacant_entry();
         let index = u32::try_from(entry.key()).expect("published ports are few");
         let token = Token { port: slot, kind: TokenKind::Published, index };
-        host.watch_published(&socket, token)?;
+        host.watch_datagram(&socket, token)?;
         entry.insert(Opening { spec, socket, options: Options::default() });
         Ok(())
     }

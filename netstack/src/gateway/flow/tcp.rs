@@ -95,6 +95,16 @@ impl<S: Stream> TcpFlows<S> {
         }
     }
 
+    /// The host's sockets, with their flows' indexes.
+    pub fn sockets(&self) -> impl Iterator<Item = (usize, &S)> {
+        self.flows.iter().filter_map(|(index, flow)| match &flow.stage {
+            Stage::Connecting { stream, .. } | Stage::Joined { stream, .. } => {
+                Some((index, stream))
+            }
+            Stage::Names { .. } | Stage::Gone => None,
+        })
+    }
+
     /// Flows now.
     pub fn len(&self) -> usize {
         self.flows.len()

@@ -261,14 +261,13 @@ impl Endpoint {
 
     /// Finishes our direction once all written bytes are through.
     pub fn finish(&mut self) {
-        self.rings.direct.ends = true;
+        self.rings.direct.want_end();
         self.finish_behind_direct();
     }
 
-    /// smoltcp sends our end, as soon as nothing is before it that it does not know.
+    /// smoltcp sends our end, as soon as all before it was sent.
     fn finish_behind_direct(&mut self) {
-        if self.rings.direct.ends && self.rings.direct.is_empty() {
-            self.rings.direct.ends = false;
+        if self.rings.direct.take_end() {
             self.socket_mut().close();
         }
     }
@@ -435,15 +434,19 @@ impl Endpoint {
             is_bare: is_current && header.sequence_len() == 0,
         };
         if self.rings.direct.handle(now, heard) == Sign::Loss {
-            self.hand_over();
+            self.repeat_direct(now);
         }
-        self.finish_behind_direct();
     }
 
-    fn hand_over(&mut self) {
+    /// Has the bytes sent again that went past smoltcp and were not acknowledged.
+    fn repeat_direct(&mut self, now: Instant) {
         let Rings { sockets, handle, direct, .. } = &mut self.rings;
-        direct.hand_over(sockets.get_mut(*handle));
-        self.finish_behind_direct();
+        if direct.has_ended() {
+            direct.rewind(now);
+        } else {
+            direct.hand_over(sockets.get_mut(*handle));
+            self.finish_behind_direct();
+        }
     }
 
     /// Sends what goes past smoltcp, as much as the guest takes.
@@ -455,7 +458,7 @@ impl Endpoint {
     ) {
         self.rings.direct.set_possible(to_guest.port.gathering().is_some());
         if self.rings.direct.is_stuck(now) {
-            return self.hand_over();
+            self.repeat_direct(now);
         }
         let Some((from, to)) = self.ends().filter(|_| !self.rings.direct.is_empty()) else {
             return;
@@ -472,12 +475,14 @@ impl Endpoint {
                 }
                 None => self.guard.expectation().acknowledgement,
             };
+            let offset = u32::try_from(range.0).expect("a ring is smaller");
+            let sequence = self.guard.acknowledged().wrapping_add(offset);
             let push = if self.rings.direct.is_last(range) { Flags::PSH } else { 0 };
             let expectation = self.guard.expectation();
             let segment = BareSegment {
                 from,
                 to,
-                sequence: expectation.sequence,
+                sequence,
                 acknowledgement,
                 flags: Flags(Flags::ACK | push),
                 window: expectation.window,
@@ -489,8 +494,9 @@ impl Endpoint {
             to_guest.send_parts(&headers, self.rings.direct.parts(range), vnet);
             self.rings.direct.advance(now, range.1);
             let sent = u32::try_from(range.1).expect("less than a packet");
-            self.guard.observe_sent(sent);
+            self.guard.observe_sent(sequence.wrapping_add(sent));
         }
+        self.finish_behind_direct();
     }
 
     /// The connection's two ends, ours first.

@@ -187,9 +187,11 @@ impl TcpGuard {
         self.receive_next = next;
     }
 
-    /// Follows data that we send beside smoltcp.
-    pub fn observe_sent(&mut self, len: u32) {
-        self.send_next = self.send_next.wrapping_add(len);
+    /// Follows data that we send beside smoltcp, up to that number.
+    pub fn observe_sent(&mut self, end: u32) {
+        if before(self.send_next, end) {
+            self.send_next = end;
+        }
     }
 
     /// What a challenge says.

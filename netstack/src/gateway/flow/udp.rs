@@ -149,6 +149,11 @@ impl<D: Datagram> UdpFlows<D> {
         }
     }
 
+    /// The sockets, with their flows' indexes.
+    pub fn sockets(&self) -> impl Iterator<Item = (usize, &D)> {
+        self.table.iter().map(|(index, entry)| (index, &entry.flow.socket))
+    }
+
     /// Flows now.
     pub fn len(&self) -> usize {
         self.table.len()
