@@ -211,18 +211,7 @@ impl<F> Plugs<F> {
 
     /// Changes how a port's frames come, and waits until the worker has let go of what was there.
     fn exchange(&self, port: PortId, io: Attached) {
-        self.exchange_after(port, io, |_, _| {});
-    }
-
-    /// The same, after something was done at the port's worker.
-    fn exchange_after(
-        &self,
-        port: PortId,
-        io: Attached,
-        first: impl FnOnce(&WorkerHandle<Attached>, u16),
-    ) {
         let sent = self.at(port, |worker, slot| {
-            first(worker, slot);
             let (before, let_go) = mpsc::channel();
             worker.send(WorkerCommand::Plug { slot, port, io, before });
             let_go
@@ -239,10 +228,12 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
     }
 
     fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
-        // The monitor holds them too, so closing ours would not end the watch.
-        self.exchange_after(port, Attached::Unplugged, |worker, _| {
-            kicks.into_iter().for_each(|kick| worker.unwatch(kick));
-        });
+        self.exchange(port, Attached::Unplugged);
+        // The monitor holds them too, so closing ours would not end the watch. Wherever the port was, also when it has been
+        // removed; and only now, since it is watched where it goes.
+        for worker in &self.workers {
+            kicks.iter().for_each(|kick| worker.unwatch(*kick));
+        }
     }
 
     fn tell(&mut self, port: PortId, state: LinkState) {
