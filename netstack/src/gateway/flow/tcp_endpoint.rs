@@ -3,7 +3,7 @@
 //! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
 //! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
 //! `Headers` has done that. Large data that comes in order goes past it, straight from the frame to the host
-//! (see [`Endpoint::is_next`]), and so does the middle of a long stream to the guest (see [`Direct`]). Its clock runs ten times faster than ours, which shortens its one
+//! (see [`Endpoint::is_next`]), and so does the middle of a long stream to the guest (see `direct.rs`). Its clock runs ten times faster than ours, which shortens its one
 //! second of minimal retransmission time-out to what a link inside one machine deserves.
 
 use std::net::SocketAddr;
