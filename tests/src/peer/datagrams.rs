@@ -44,13 +44,13 @@ pub(super) fn number(address: &str, count: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints the numbers that come, in their order, until none has come for two seconds.
+/// Prints the numbers that come, in their order, until none has come for five seconds.
 pub(super) fn numbers(port: &str) -> io::Result<()> {
     let socket = bind(port)?;
     println!("listening");
     let (mut buffer, mut numbers) = ([0; 4], Vec::new());
     socket.recv(&mut buffer).map(|_| numbers.push(u32::from_be_bytes(buffer)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     while socket.recv(&mut buffer).is_ok() {
         numbers.push(u32::from_be_bytes(buffer));
     }
