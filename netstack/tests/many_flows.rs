@@ -1,7 +1,6 @@
 //! A hundred thousand flows: all alive, none in another's way, and nothing left of them afterwards.
 //!
 //! That a packet costs the same beside many flows is asserted by counting what was done, never by time.
-//! `docs/performance/instructions.json` holds the same as instructions.
 
 use std::net::SocketAddr;
 use std::time::Duration;
