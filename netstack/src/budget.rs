@@ -48,14 +48,14 @@ const SOURCES: usize = 256;
 pub struct SourceLimit {
     buckets: Vec<TokenBucket>,
     fresh: TokenBucket,
-    hasher: foldhash::fast::RandomState,
+    hasher: std::hash::RandomState,
 }
 
 impl SourceLimit {
     /// Allows each network `rate` things a second, sustained, and `burst` at once.
     pub fn new(rate: u32, burst: u32) -> Self {
         let fresh = TokenBucket::new(rate, burst);
-        Self { buckets: Vec::new(), fresh, hasher: foldhash::fast::RandomState::default() }
+        Self { buckets: Vec::new(), fresh, hasher: std::hash::RandomState::default() }
     }
 
     /// Takes one of what the network of `source` may have; false when there is none.
