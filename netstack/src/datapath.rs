@@ -436,14 +436,8 @@ impl<A: Attacher> Datapath<A> {
     /// A place for a new port: at the worker that has the fewest.
     fn free_place(&mut self, port: PortId) -> Result<Location, CommandError> {
         let slot = self.free_slot()?;
-        let mut possessions = self.possessions().into_iter().zip(0..);
-        let first = possessions.next().expect("there is a worker");
-        let fewest = possessions.fold(
-            first,
-            |fewest, it| {
-                if it.0.ports < fewest.0.ports { it } else { fewest }
-            },
-        );
+        let workers = self.possessions().into_iter().zip(0..);
+        let fewest = workers.min_by_key(|(it, _)| it.ports).expect("there is a worker");
         Ok(Location { worker: fewest.1, slot, port })
     }
 

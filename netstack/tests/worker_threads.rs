@@ -9,14 +9,15 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec, PortStatistics};
+use lichen_netstack::command::{Attachment, PortSpec, PortStatistics};
 use lichen_netstack::frame::vnet_header::VNET_LEN;
-use lichen_netstack::ids::{MacAddr, NetworkId, PortId};
+use lichen_netstack::ids::PortId;
 use lichen_netstack::port::alarm::{Alarm, Ended};
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::switch::directory::{Directory, Location};
 use lichen_netstack::testing::frames::{ethernet, udp};
 use lichen_netstack::testing::names::Echo;
+use lichen_netstack::testing::specs;
 use lichen_netstack::worker::event_loop::{WorkerHandle, WorkerLoop};
 use lichen_netstack::worker::{WorkerCommand, WorkerEvent};
 use rustix::event::{EventfdFlags, eventfd};
@@ -28,18 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn spec(number: u32) -> PortSpec {
     let address = Ipv4Addr::new(10, 88, 0, number as u8 + 2);
-    PortSpec {
-        id: PortId(number + 1),
-        network: NetworkId(1),
-        name: format!("guest{number}"),
-        aliases: Vec::new(),
-        mac: MacAddr::for_ipv4(address),
-        address,
-        address6: None,
-        default_route: true,
-        allow_host: Vec::new(),
-        attachment: Attachment::UnixStream,
-    }
+    specs::port(number + 1, &format!("guest{number}"), address, Attachment::UnixStream)
 }
 
 fn place(number: u32) -> Location {
@@ -51,17 +41,7 @@ fn directory() -> Arc<Directory> {
 }
 
 fn directory_of(places: [Location; 2]) -> Arc<Directory> {
-    let gateway = Ipv4Addr::new(10, 88, 0, 1);
-    let network = NetworkSpec {
-        id: NetworkId(1),
-        name: "bridge".to_owned(),
-        subnet: "10.88.0.0/16".parse().unwrap(),
-        gateway,
-        prefix6: None,
-        gateway_mac: MacAddr::for_ipv4(gateway),
-        mtu: 1500,
-        internal: false,
-    };
+    let network = specs::network(1, "bridge", 88);
     let ports = [spec(0), spec(1)];
     Arc::new(Directory::new([&network], ports.iter().zip(places)))
 }
@@ -80,27 +60,57 @@ fn plug(handle: &WorkerHandle<UnixStreamPort>, number: u32) -> UnixStream {
     theirs
 }
 
+/// A datagram of a guest to the other, as its stream carries it.
+fn message(number: u32, payload: &[u8]) -> Vec<u8> {
+    let (ours, theirs) = (spec(number), spec(1 - number));
+    let packet = udp((ours.address, 1).into(), (theirs.address, 2).into(), payload);
+    let frame = &ethernet(ours.mac, theirs.mac, 0x0800, &packet)[VNET_LEN..];
+    [&(frame.len() as u32).to_be_bytes(), frame].concat()
+}
+
+/// The next frame of a stream.
+fn hear(stream: &mut UnixStream) -> Vec<u8> {
+    let mut len = [0; 4];
+    stream.read_exact(&mut len).expect("a frame that was sent arrives");
+    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+type Running = Vec<thread::JoinHandle<std::io::Result<()>>>;
+
+/// Two workers on threads of their own, their handles, and what they tell.
+fn start() -> (Running, Vec<WorkerHandle<UnixStreamPort>>, mpsc::Receiver<WorkerEvent>) {
+    let parts = vec![(Echo::default(), 1), (Echo::default(), 2)];
+    let (loops, handles) = WorkerLoop::prepare(parts, 64).unwrap();
+    let (events, told) = mpsc::channel();
+    let run = |worker: WorkerLoop<UnixStreamPort, Echo>| {
+        let events = events.clone();
+        thread::spawn(move || worker.run(|event| events.send(event).unwrap()))
+    };
+    (loops.into_iter().map(run).collect(), handles, told)
+}
+
+/// One that ends does not hold the other up, nor its own end.
+fn stop(workers: Running, handles: &[WorkerHandle<UnixStreamPort>]) {
+    for (handle, worker) in handles.iter().zip(workers) {
+        handle.send(WorkerCommand::Stop);
+        worker.join().expect("no panic").expect("no error");
+    }
+}
+
 /// Sends bursts to the other and checks what comes from it, in order.
 fn speak(mut stream: UnixStream, number: u32) {
-    let (ours, theirs) = (spec(number), spec(1 - number));
-    let frame = |at: u32| {
+    let numbered = |at: u32| {
         let payload = [at.to_be_bytes().to_vec(), vec![9; at as usize % 300]].concat();
-        let packet = udp((ours.address, 1).into(), (theirs.address, 2).into(), &payload);
-        ethernet(ours.mac, theirs.mac, 0x0800, &packet)[VNET_LEN..].to_vec()
+        message(number, &payload)
     };
     let (mut sent, mut heard) = (0..ROUNDS * BURST, 0..ROUNDS * BURST);
     for _ in 0..ROUNDS {
-        let mut burst = Vec::new();
-        for frame in sent.by_ref().take(BURST as usize).map(frame) {
-            burst.extend_from_slice(&(frame.len() as u32).to_be_bytes());
-            burst.extend_from_slice(&frame);
-        }
+        let burst: Vec<u8> = sent.by_ref().take(BURST as usize).flat_map(numbered).collect();
         stream.write_all(&burst).unwrap();
         for at in heard.by_ref().take(BURST as usize) {
-            let mut len = [0; 4];
-            stream.read_exact(&mut len).expect("a frame that was sent arrives");
-            let mut frame = vec![0; u32::from_be_bytes(len) as usize];
-            stream.read_exact(&mut frame).unwrap();
+            let frame = hear(&mut stream);
             assert_eq!(frame[42..46], at.to_be_bytes(), "in order, none lost");
             assert_eq!(frame.len(), 46 + at as usize % 300);
         }
@@ -125,14 +135,7 @@ fn statistics(
 #[test]
 fn a_port_moves_under_load_and_whatever_it_sent_arrives_or_is_counted() {
     const FRAMES: u32 = 100_000;
-    let parts = vec![(Echo::default(), 1), (Echo::default(), 2)];
-    let (loops, handles) = WorkerLoop::prepare(parts, 64).unwrap();
-    let (events, told) = mpsc::channel();
-    let run = |worker: WorkerLoop<UnixStreamPort, Echo>| {
-        let events = events.clone();
-        thread::spawn(move || worker.run(|event| events.send(event).unwrap()))
-    };
-    let workers: Vec<_> = loops.into_iter().map(run).collect();
+    let (workers, handles, told) = start();
     let (mover, mut reader) = (plug(&handles[0], 0), plug(&handles[1], 1));
     // Both are there before anything is sent.
     handles.iter().for_each(|handle| drop(statistics(handle, &told)));
@@ -141,13 +144,8 @@ fn a_port_moves_under_load_and_whatever_it_sent_arrives_or_is_counted() {
     let progress = Arc::new(AtomicU32::new(0));
     let heard_so_far = Arc::clone(&progress);
     let sender = thread::spawn(move || {
-        let (ours, theirs) = (spec(0), spec(1));
         for at in 0..FRAMES {
-            let packet =
-                udp((ours.address, 1).into(), (theirs.address, 2).into(), &at.to_be_bytes());
-            let frame = ethernet(ours.mac, theirs.mac, 0x0800, &packet)[VNET_LEN..].to_vec();
-            let message = [(frame.len() as u32).to_be_bytes().to_vec(), frame].concat();
-            writer.write_all(&message).unwrap();
+            writer.write_all(&message(0, &at.to_be_bytes())).unwrap();
             let may_go_on = || progress.load(Ordering::Relaxed) + 300 > at;
             let _ = at % 50 != 0 || wait_for(may_go_on);
         }
@@ -155,10 +153,7 @@ fn a_port_moves_under_load_and_whatever_it_sent_arrives_or_is_counted() {
     let receiver = thread::spawn(move || {
         let (mut heard, mut last) = (0u64, None);
         loop {
-            let mut len = [0; 4];
-            reader.read_exact(&mut len).unwrap();
-            let mut frame = vec![0; u32::from_be_bytes(len) as usize];
-            reader.read_exact(&mut frame).unwrap();
+            let frame = hear(&mut reader);
             let at = u32::from_be_bytes(frame[42..46].try_into().unwrap());
             assert!(last.is_none_or(|last| last < at), "{at} after {last:?}");
             if at == u32::MAX {
@@ -189,19 +184,13 @@ fn a_port_moves_under_load_and_whatever_it_sent_arrives_or_is_counted() {
     });
     assert!(counted, "{all:?}");
     let mut last = mover.try_clone().unwrap();
-    let (ours, theirs) = (spec(0), spec(1));
-    let packet = udp((ours.address, 1).into(), (theirs.address, 2).into(), &[0xff; 4]);
-    let frame = ethernet(ours.mac, theirs.mac, 0x0800, &packet)[VNET_LEN..].to_vec();
-    last.write_all(&[(frame.len() as u32).to_be_bytes().to_vec(), frame].concat()).unwrap();
+    last.write_all(&message(0, &[0xff; 4])).unwrap();
     let (heard, _reader) = receiver.join().expect("in order");
     all = [statistics(&handles[0], &told), statistics(&handles[1], &told)].concat();
     let lost: u64 = all.iter().flat_map(|port| port.drops.values()).sum();
     assert_eq!(heard + lost, u64::from(FRAMES), "{all:?}");
     assert!(heard > u64::from(FRAMES / 2), "most arrives: {lost} were lost");
-    for (handle, worker) in handles.iter().zip(workers) {
-        handle.send(WorkerCommand::Stop);
-        worker.join().expect("no panic").expect("no error");
-    }
+    stop(workers, &handles);
 }
 
 /// Gives others time until it holds, for a while. Answers whether it does.
@@ -217,14 +206,7 @@ fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
 
 #[test]
 fn frames_between_two_threads_arrive_in_order_and_none_is_lost_or_slept_over() {
-    let parts = vec![(Echo::default(), 1), (Echo::default(), 2)];
-    let (loops, handles) = WorkerLoop::prepare(parts, 64).unwrap();
-    let (events, told) = mpsc::channel();
-    let run = |worker: WorkerLoop<UnixStreamPort, Echo>| {
-        let events = events.clone();
-        thread::spawn(move || worker.run(|event| events.send(event).unwrap()))
-    };
-    let workers: Vec<_> = loops.into_iter().map(run).collect();
+    let (workers, handles, told) = start();
     let guests = (0..).zip(&handles).map(|(number, handle)| (plug(handle, number), number));
     let guests: Vec<_> = guests.collect();
     // Both are there before anything is sent.
@@ -245,9 +227,5 @@ fn frames_between_two_threads_arrive_in_order_and_none_is_lost_or_slept_over() {
         assert_eq!(ports[0].frames_from_guest, u64::from(ROUNDS * BURST));
         assert_eq!(ports[0].frames_to_guest, u64::from(ROUNDS * BURST));
     }
-    // One that ends does not hold the other up, nor its own end.
-    for (handle, worker) in handles.iter().zip(workers) {
-        handle.send(WorkerCommand::Stop);
-        worker.join().expect("no panic").expect("no error");
-    }
+    stop(workers, &handles);
 }

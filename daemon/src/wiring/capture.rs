@@ -210,24 +210,12 @@ mod tests {
     use std::io::Read;
 
     use lichen_netstack::command::Attachment;
-    use lichen_netstack::ids::{MacAddr, NetworkId, PortId};
+    use lichen_netstack::testing::specs;
 
     use super::*;
 
     fn port(name: &str) -> PortSpec {
-        let address = [10, 88, 0, 2].into();
-        PortSpec {
-            id: PortId(1),
-            network: NetworkId(1),
-            name: name.to_owned(),
-            aliases: Vec::new(),
-            mac: MacAddr::for_ipv4(address),
-            address,
-            address6: None,
-            default_route: true,
-            allow_host: Vec::new(),
-            attachment: Attachment::Tap,
-        }
+        specs::port(1, name, [10, 88, 0, 2].into(), Attachment::Tap)
     }
 
     fn begin(

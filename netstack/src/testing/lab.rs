@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::frames::{self, Received};
 use super::host::{SimDatagram, SimListener, World};
 use super::names::Echo;
+use super::specs;
 use super::wire::Wire;
 use crate::command::{
     Attachment, Event, ForwardSpec, HostOpening, NetworkSpec, PortSpec, PortStatistics, SourceRule,
@@ -111,17 +112,11 @@ impl Lab {
     pub fn add_guest(&mut self, network: u32, second: u8, host: u8, offloads: Offloads) -> usize {
         let slot = self.ports.len();
         let address = Ipv4Addr::new(10, second, 0, host);
+        let id = u32::try_from(slot).expect("few guests") + 1;
         let spec = PortSpec {
-            id: PortId(u32::try_from(slot).expect("few guests") + 1),
             network: NetworkId(network),
-            name: format!("guest{slot}"),
-            aliases: vec![],
-            mac: MacAddr::for_ipv4(address),
-            address,
             address6: Some(Ipv6Addr::new(0xfd00, 0, 0, second.into(), 0, 0, 0, host.into())),
-            default_route: true,
-            allow_host: vec![],
-            attachment: Attachment::Tap,
+            ..specs::port(id, &format!("guest{slot}"), address, Attachment::Tap)
         };
         let wire = Wire::new(offloads, ROOM);
         self.ports.push((spec.clone(), wire.clone()));
@@ -474,17 +469,8 @@ fn default_workers() -> usize {
 }
 
 fn network(id: u32, name: &str, second: u8) -> NetworkSpec {
-    let gateway = Ipv4Addr::new(10, second, 0, 1);
-    NetworkSpec {
-        id: NetworkId(id),
-        name: name.to_owned(),
-        subnet: format!("10.{second}.0.0/16").parse().expect("a subnet"),
-        gateway,
-        prefix6: Some(format!("fd00:0:0:{second:x}::/64").parse().expect("a prefix")),
-        gateway_mac: MacAddr::for_ipv4(gateway),
-        mtu: 1500,
-        internal: false,
-    }
+    let prefix6 = Some(format!("fd00:0:0:{second:x}::/64").parse().expect("a prefix"));
+    NetworkSpec { prefix6, ..specs::network(id, name, second) }
 }
 
 fn number(slot: usize) -> u16 {

@@ -12,6 +12,7 @@ pub mod lab;
 pub mod names;
 pub mod ndp;
 pub mod shaper;
+pub mod specs;
 pub mod wire;
 
 pub use lab::Lab;

@@ -5,13 +5,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec};
+use lichen_netstack::command::Attachment;
 use lichen_netstack::counters::Counters;
-use lichen_netstack::ids::{MacAddr, NetworkId, PortId};
 use lichen_netstack::port::{MAX_FRAME, Offloads, Port, Receive, Transmit};
 use lichen_netstack::switch::directory::{Directory, Location};
 use lichen_netstack::testing::host::World;
 use lichen_netstack::testing::names::Echo;
+use lichen_netstack::testing::specs;
 use lichen_netstack::time::Instant;
 use lichen_netstack::worker::crossing::{Doorbell, Links};
 use lichen_netstack::worker::{Worker, WorkerCommand};
@@ -241,31 +241,10 @@ fn datapath((from_guest, to_guest): (FromGuest, ToGuest)) -> Worker<End, World, 
 /// One that has these ends, both on one network, set up as control does it; on which worker each is.
 fn worker(links: Links, workers: [u16; 2], ends: Vec<(u16, End)>) -> Worker<End, World, Echo> {
     let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024).linked(links);
-    let gateway = Ipv4Addr::new(10, 88, 0, 1);
-    let network = NetworkSpec {
-        id: NetworkId(1),
-        name: "bench".to_owned(),
-        subnet: "10.88.0.0/16".parse().expect("a subnet"),
-        gateway,
-        prefix6: None,
-        gateway_mac: MacAddr::for_ipv4(gateway),
-        mtu: 1500,
-        internal: false,
-    };
+    let network = specs::network(1, "bench", 88);
     let port = |end: u8| {
         let address = Ipv4Addr::new(10, 88, 0, end);
-        PortSpec {
-            id: PortId(end.into()),
-            network: NetworkId(1),
-            name: format!("end{end}"),
-            aliases: Vec::new(),
-            mac: MacAddr::for_ipv4(address),
-            address,
-            address6: None,
-            default_route: true,
-            allow_host: Vec::new(),
-            attachment: Attachment::VhostUser,
-        }
+        specs::port(end.into(), &format!("end{end}"), address, Attachment::VhostUser)
     };
     let ports = ENDS.map(port);
     let places = ports.iter().zip(0..).map(|(port, slot)| {

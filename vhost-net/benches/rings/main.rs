@@ -111,14 +111,7 @@ mod measure {
                 let _stop = StopAtTheEnd(&stop);
                 let mut guest = Guest::new(&memory, load);
                 ready.wait();
-                let start = Instant::now();
-                let mut frames = 0;
-                while start.elapsed() < time {
-                    for _ in 0..64 {
-                        frames += guest.turn();
-                    }
-                }
-                frames as f64 / start.elapsed().as_secs_f64()
+                rate(time, || guest.turn())
             });
             ready.wait();
             let mut device = Device::new(kind, &memory);
@@ -127,6 +120,16 @@ mod measure {
             }
             driver.join().expect("every frame arrived in order")
         })
+    }
+
+    /// Frames a second of `turn`, which answers how many it brought.
+    fn rate(time: Duration, mut turn: impl FnMut() -> u64) -> f64 {
+        let start = Instant::now();
+        let mut frames = 0;
+        while start.elapsed() < time {
+            frames += (0..64).map(|_| turn()).sum::<u64>();
+        }
+        frames as f64 / start.elapsed().as_secs_f64()
     }
 
     /// Frames a second, the sender's worker and the driver on one thread, the receiver's worker on another.
@@ -145,15 +148,11 @@ mod measure {
             let _stop = StopAtTheEnd(stop);
             let mut guest = Guest::new(&memory, load);
             let mut sender = device::sender(&memory, at_sender);
-            let start = Instant::now();
-            let mut frames = 0;
-            while start.elapsed() < time {
-                for _ in 0..64 {
-                    frames += guest.turn();
-                    device::take_turn(&mut sender);
-                }
-            }
-            frames as f64 / start.elapsed().as_secs_f64()
+            rate(time, || {
+                let frames = guest.turn();
+                device::take_turn(&mut sender);
+                frames
+            })
         })
     }
 
@@ -189,15 +188,11 @@ mod measure {
                     let mut device = Device::new(Kind::Datapath, &memory);
                     let never = AtomicBool::new(false);
                     ready.wait();
-                    let start = Instant::now();
-                    let mut frames = 0;
-                    while start.elapsed() < time {
-                        for _ in 0..64 {
-                            frames += guest.turn();
-                            device.turn(&never);
-                        }
-                    }
-                    frames as f64 / start.elapsed().as_secs_f64()
+                    rate(time, || {
+                        let frames = guest.turn();
+                        device.turn(&never);
+                        frames
+                    })
                 })
             };
             let pairs: Vec<_> = cores.iter().map(|core| pair(*core)).collect();

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use lichen_netstack::command::{Attachment, NetworkSpec, PortSpec};
+use lichen_netstack::command::Attachment;
 use lichen_netstack::frame::vnet_header::VNET_LEN;
-use lichen_netstack::ids::{MacAddr, NetworkId};
+use lichen_netstack::ids::MacAddr;
 use lichen_netstack::switch::directory::{Directory, Location};
 use lichen_netstack::testing::frames::{Segment, ethernet, udp};
 use lichen_netstack::testing::host::World;
 use lichen_netstack::testing::names::Echo;
+use lichen_netstack::testing::specs;
 use lichen_netstack::time::Instant;
 use lichen_netstack::worker::{Worker, WorkerCommand, WorkerEvent};
 use lichen_vhost_net::port::VhostPort;
@@ -46,28 +47,10 @@ impl Pair {
     fn new() -> Self {
         let bed = Bed::new();
         let mut guests = [bed.guest(A), bed.guest(B)];
-        let gateway = Ipv4Addr::new(10, 88, 0, 1);
-        let network = NetworkSpec {
-            id: NetworkId(1),
-            name: "bridge".to_owned(),
-            subnet: "10.88.0.0/16".parse().unwrap(),
-            gateway,
-            prefix6: None,
-            gateway_mac: MacAddr::for_ipv4(gateway),
-            mtu: 1500,
-            internal: false,
-        };
-        let ports = [(A, 0), (B, 1)].map(|(id, guest)| PortSpec {
-            id,
-            network: NetworkId(1),
-            name: format!("guest{guest}"),
-            aliases: Vec::new(),
-            mac: mac(guest),
-            address: *address(guest).ip(),
-            address6: None,
-            default_route: true,
-            allow_host: Vec::new(),
-            attachment: Attachment::VhostUser,
+        let network = specs::network(1, "bridge", 88);
+        let ports = [(A, 0), (B, 1)].map(|(id, guest)| {
+            let name = format!("guest{guest}");
+            specs::port(id.0, &name, *address(guest).ip(), Attachment::VhostUser)
         });
         let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024);
         let place = |slot, port| Location { worker: 0, slot, port };

@@ -382,13 +382,14 @@ impl Endpoint {
         let sequence = header.sequence.wrapping_sub(self.past.len);
         packet[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
         let before = self.state();
+        let limits = self.limits(stack);
         let mut device = Wire {
             from_guest: Some(packet),
             to_guest,
             guard: &mut self.guard,
             past: &mut self.past,
             ahead: self.rings.direct.ahead(),
-            limits: Limits { mtu: stack.mtu, guest_mss: self.guest_mss },
+            limits,
         };
         stack.interface.poll_ingress_single(clock(now), &mut device, &mut self.rings.sockets);
         // A refused SYN of ours closes smoltcp's socket.
@@ -404,7 +405,7 @@ impl Endpoint {
         now: Instant,
         to_guest: &mut ToGuest<'_, P>,
     ) -> Flush {
-        let limits = Limits { mtu: stack.mtu, guest_mss: self.guest_mss };
+        let limits = self.limits(stack);
         self.flush_direct(now, limits, to_guest);
         for _ in 0..MAX_BURST {
             let mut device = Wire {
@@ -423,6 +424,10 @@ impl Endpoint {
             }
         }
         Flush::More
+    }
+
+    fn limits(&self, stack: &TcpStack) -> Limits {
+        Limits { mtu: stack.mtu, guest_mss: self.guest_mss }
     }
 
     /// Follows what a segment of the guest acknowledges of the bytes that went past smoltcp to it.
@@ -468,13 +473,7 @@ impl Endpoint {
         while let Some(range) = self.rings.direct.next(MAX_DIRECT, mss)
             && to_guest.port.has_room()
         {
-            let acknowledgement = match self.past.owed.take() {
-                Some(next) => {
-                    self.guard.observe_acknowledgement(next);
-                    next
-                }
-                None => self.guard.expectation().acknowledgement,
-            };
+            self.settle_owed();
             let offset = u32::try_from(range.0).expect("a ring is smaller");
             let sequence = self.guard.acknowledged().wrapping_add(offset);
             let push = if self.rings.direct.is_last(range) { Flags::PSH } else { 0 };
@@ -483,7 +482,7 @@ impl Endpoint {
                 from,
                 to,
                 sequence,
-                acknowledgement,
+                acknowledgement: expectation.acknowledgement,
                 flags: Flags(Flags::ACK | push),
                 window: expectation.window,
             };
@@ -507,11 +506,16 @@ impl Endpoint {
 
     /// Acknowledges what went past smoltcp, unless a segment of its own has done so.
     fn acknowledge_past<P: Port>(&mut self, to_guest: &mut ToGuest<'_, P>) {
-        if let Some(next) = self.past.owed.take() {
-            self.guard.observe_acknowledgement(next);
+        if self.settle_owed() {
             let sequence = self.guard.expectation().sequence;
             self.send_bare(to_guest, Flags(Flags::ACK), sequence);
         }
+    }
+
+    /// What is sent next acknowledges all that went past smoltcp. Answers whether that was owed.
+    fn settle_owed(&mut self) -> bool {
+        let owed = self.past.owed.take();
+        owed.inspect(|next| self.guard.observe_acknowledgement(*next)).is_some()
     }
 
     /// When smoltcp wants to be served next.
