@@ -20,7 +20,7 @@ use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
 use super::direct::{Acknowledgement, Direct, Sign, Way};
 use super::past::{Past, raise};
 use super::ring_memory::RingMemory;
-use super::tcp_guard::{Judgement, TcpGuard};
+use super::tcp_guard::{Expectation, Judgement, TcpGuard};
 use crate::counters::DropReason;
 use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
 use crate::port::Port;
@@ -477,15 +477,7 @@ impl Endpoint {
             let offset = u32::try_from(range.0).expect("a ring is smaller");
             let sequence = self.guard.acknowledged().wrapping_add(offset);
             let push = if self.rings.direct.is_last(range) { Flags::PSH } else { 0 };
-            let expectation = self.guard.expectation();
-            let segment = BareSegment {
-                from,
-                to,
-                sequence,
-                acknowledgement: expectation.acknowledgement,
-                flags: Flags(Flags::ACK | push),
-                window: expectation.window,
-            };
+            let segment = self.segment((from, to), Flags(Flags::ACK | push), sequence);
             let (headers, ip_len) = segment.emit_before(range.1);
             let size = u16::try_from(mss).expect("an MSS has sixteen bits");
             let vnet =
@@ -548,18 +540,21 @@ impl Endpoint {
         }
     }
 
+    /// A segment of ours with the acknowledgement and the window as they are.
+    fn segment(
+        &self,
+        (from, to): (SocketAddr, SocketAddr),
+        flags: Flags,
+        sequence: u32,
+    ) -> BareSegment {
+        let Expectation { acknowledgement, window, .. } = self.guard.expectation();
+        BareSegment { from, to, sequence, acknowledgement, flags, window }
+    }
+
     fn send_bare<P: Port>(&self, to_guest: &mut ToGuest<'_, P>, flags: Flags, sequence: u32) {
-        let Some((from, to)) = self.ends() else { return };
-        let expectation = self.guard.expectation();
-        let segment = BareSegment {
-            from,
-            to,
-            sequence,
-            acknowledgement: expectation.acknowledgement,
-            flags,
-            window: expectation.window,
-        };
-        to_guest.send_ip(&segment.emit());
+        if let Some(ends) = self.ends() {
+            to_guest.send_ip(&self.segment(ends, flags, sequence).emit());
+        }
     }
 }
 
