@@ -8,7 +8,7 @@ use std::{fs, thread, time::Duration};
 
 use crate::packages::{self, is_root};
 use crate::step::Failed;
-use crate::test::{LAB, build_release};
+use crate::test::{LAB, build_product_and_lab};
 
 pub(crate) fn run() -> Result<(), Failed> {
     // Who may install anything gets what the tests need as well, so that a plain user can run them next.
@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     } else {
         packages::ensure(packages::DEMO)?;
     }
-    build_release()?;
+    build_product_and_lab()?;
     let stage = Stage::set()?;
     stage.page("web", "hello from web\n")?;
     stage.page("host", "a secret of the host\n")?;

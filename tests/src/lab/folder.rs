@@ -30,9 +30,9 @@ impl Folder {
         ] {
             folder.make(directory, mode);
         }
-        let program = std::env::current_exe().expect("this program has a path");
-        for name in ["lichen", "lichen-lab"] {
-            let source = program.with_file_name(name);
+        let lab = std::env::current_exe().expect("this program has a path");
+        let product = lab.with_file_name("../release/lichen");
+        for (source, name) in [(product, "lichen"), (lab, "lichen-lab")] {
             let copied = fs::copy(&source, folder.path("bin").join(name));
             copied.unwrap_or_else(|error| panic!("{}: {error}; build it first", source.display()));
         }
