@@ -370,3 +370,27 @@ fn a_defect_met_while_serving_a_port_costs_that_port_only() {
     lab.send(1, frame);
     assert_eq!(lab.received(2).len(), 1);
 }
+
+/// Guests 0 and 1 are two ports of one workload that hands each frame of one to the other.
+#[test]
+fn a_bridge_between_two_ports_makes_no_loop() {
+    let mut lab = Lab::new(3);
+    let (neighbour, bridged) = (lab.spec(2).clone(), lab.spec(0).clone());
+    let request = echo_request(neighbour.address, bridged.address, 1, b"once");
+    for to in [bridged.mac, BROADCAST] {
+        lab.send(2, ethernet(neighbour.mac, to, 0x0800, &request));
+    }
+    let mut handed_on = 0;
+    for _ in 0..20 {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let frames: Vec<_> = std::iter::from_fn(|| lab.wire(from).take()).collect();
+            handed_on += frames.len();
+            for frame in frames {
+                lab.send(to, frame);
+            }
+        }
+    }
+    assert_eq!(handed_on, 1, "the unicast frame, once");
+    assert_eq!(lab.dropped(1, "mac_spoof"), 1);
+    assert!(lab.received(2).is_empty(), "nothing comes back");
+}

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use lichen_netstack::command::{HostOpening, Transport};
 use lichen_netstack::host::{Fragmentation, Route};
+use lichen_netstack::port::Offloads;
 use lichen_netstack::testing::Lab;
 use lichen_netstack::testing::frames::{Received, Segment, echo_request, packet, packet_with, udp};
 use lichen_netstack::testing::host::Behaviour;
 use lichen_netstack::wire::tcp::Flags;
+use lichen_netstack::worker::WorkerCommand;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
@@ -200,6 +202,28 @@ fn datagrams_go_out_and_only_their_peer_may_answer() {
     lab.advance(Duration::from_secs(2));
     assert_eq!(lab.used(0, "udp_flows"), 0);
     assert_eq!(lab.world.open_sockets(), 0);
+}
+
+#[test]
+fn what_was_meant_for_a_guest_that_has_gone_never_reaches_the_next_one_with_its_address() {
+    let mut lab = Lab::new(1);
+    let ask = udp(from(5000), to("192.0.2.1:9"), b"ask");
+    lab.send_ip(0, &ask);
+    let old = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    lab.command(WorkerCommand::RemovePort { slot: 0 });
+    let next = lab.add_guest(1, 88, 2, Offloads::ChecksumAndTcp);
+    assert_eq!(lab.spec(next).address, me());
+    lab.world.datagram_reply(old, Ok(b"late".to_vec()));
+    lab.settle();
+    assert!(lab.received(next).is_empty());
+    lab.send_ip(next, &ask);
+    lab.world.datagram_reply(old, Ok(b"later".to_vec()));
+    let new = *lab.world.datagram_sockets("192.0.2.1:9").last().unwrap();
+    assert_ne!(old, new);
+    lab.world.datagram_reply(new, Ok(b"its own".to_vec()));
+    lab.settle();
+    let received = lab.received(next);
+    assert_eq!(received.iter().map(|it| it.udp().unwrap()).collect::<Vec<_>>(), [b"its own"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod bench;
 mod check;
 mod demo;
 mod deny;
+mod documents;
 mod packages;
 mod step;
 mod test;

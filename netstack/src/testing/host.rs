@@ -140,6 +140,14 @@ impl World {
         state.streams.iter().filter(|(_, s)| s.to == Some(at)).map(|(id, _)| *id).collect()
     }
 
+    /// The connection that was made to `at` last.
+    pub fn newest_connection(&self, at: &str) -> u64 {
+        let at = at.parse().expect("an address and port");
+        let state = self.0.borrow();
+        let found = state.streams.iter().rev().find(|(_, stream)| stream.to == Some(at));
+        *found.expect("a connection").0
+    }
+
     /// Host sockets that are open.
     pub fn open_sockets(&self) -> usize {
         let state = self.0.borrow();

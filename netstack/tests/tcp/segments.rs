@@ -10,42 +10,7 @@ use lichen_netstack::testing::frames::{Received, Segment};
 use lichen_netstack::testing::host::Behaviour;
 use lichen_netstack::wire::tcp::{Flags, option};
 
-const SERVER: &str = "192.0.2.1:80";
-
-fn guest_end(port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 88, 0, 2], port))
-}
-
-fn server_end() -> SocketAddr {
-    SERVER.parse().unwrap()
-}
-
-fn send(lab: &mut Lab, segment: &Segment) -> Vec<Received> {
-    send_from(lab, 4000, segment)
-}
-
-fn send_from(lab: &mut Lab, port: u16, segment: &Segment) -> Vec<Received> {
-    lab.send_ip(0, &segment.emit(guest_end(port), server_end()));
-    lab.received(0)
-}
-
-/// A connection whose guest has sent SYN 1000 and acknowledged the answer. Answers our sequence number.
-fn established() -> (Lab, u32) {
-    let mut lab = Lab::new(2);
-    lab.world.serve(SERVER, Behaviour::Accept);
-    let answer = send(&mut lab, &Segment::syn(1000));
-    let (header, _) = answer[0].tcp().unwrap();
-    assert!(header.flags.has(Flags::SYN | Flags::ACK));
-    assert_eq!(header.acknowledgement, 1001);
-    let ours = header.sequence.wrapping_add(1);
-    assert!(send(&mut lab, &Segment::new(Flags::ACK, 1001, ours)).is_empty());
-    assert_eq!(lab.used(0, "half_open"), 0);
-    (lab, ours)
-}
-
-fn flags(received: &[Received]) -> Vec<u8> {
-    received.iter().filter_map(Received::tcp).map(|(header, _)| header.flags.0).collect()
-}
+use crate::{SERVER, established, ethernet, flags, guest_end, send, send_from, server_end};
 
 #[test]
 fn a_syn_is_answered_only_after_the_host_has_connected() {
@@ -172,11 +137,6 @@ fn a_reset_right_behind_data_counts() {
     lab.wire(0).send(ethernet(&lab, &Segment::new(Flags::RST, 1011, 0)));
     lab.settle();
     assert!(lab.world.ending(peer).reset);
-}
-
-fn ethernet(lab: &Lab, segment: &Segment) -> Vec<u8> {
-    let packet = segment.emit(guest_end(4000), server_end());
-    lichen_netstack::testing::frames::ethernet(lab.spec(0).mac, lab.gateway_mac(0), 0x0800, &packet)
 }
 
 #[test]
@@ -454,7 +414,7 @@ fn the_same_ports_serve_again_at_once_after_an_end_in_order() {
     for round in 0..50usize {
         let answer = send(&mut lab, &Segment::syn(sequence));
         let ours = answer[0].tcp().unwrap().0.sequence.wrapping_add(1);
-        let peer = *lab.world.connections(SERVER).last().unwrap();
+        let peer = lab.world.newest_connection(SERVER);
         let last =
             Segment::new(Flags::ACK | Flags::FIN, sequence + 1, ours).with(&[round as u8; 10]);
         send(&mut lab, &last);

@@ -364,6 +364,10 @@ impl Endpoint {
                 to_guest.counters.drop(DropReason::TcpBlind);
                 return self.challenge(now, to_guest);
             }
+            Judgement::Refuse => {
+                to_guest.counters.drop(DropReason::TcpBlind);
+                return self.refuse(header, to_guest);
+            }
             Judgement::Ignore => return to_guest.counters.drop(DropReason::TcpBlind),
         }
         if header.flags.has(Flags::SYN) {
@@ -537,6 +541,13 @@ impl Endpoint {
         if self.guard.may_challenge(now) {
             let sequence = self.guard.expectation().sequence;
             self.send_bare(to_guest, Flags(Flags::ACK), sequence);
+        }
+    }
+
+    fn refuse<P: Port>(&self, header: &TcpHeader, to_guest: &mut ToGuest<'_, P>) {
+        let reset = self.ends().and_then(|(from, to)| BareSegment::reset_for(header, from, to));
+        if let Some(reset) = reset {
+            to_guest.send_ip(&reset.emit());
         }
     }
 

@@ -34,6 +34,8 @@ pub struct TcpGuard {
     /// By how much the guest's window field is shifted.
     guest_shift: u8,
     synchronized: bool,
+    /// The guest has acknowledged our SYN.
+    handshaken: bool,
     last_challenge: Option<Instant>,
 }
 
@@ -49,6 +51,8 @@ pub enum Judgement {
     Reset,
     /// Answer with an acknowledgement, and forget the segment.
     Challenge,
+    /// Answer with a reset, and forget the segment: it acknowledges a handshake that is not this one.
+    Refuse,
     /// Forget the segment.
     Ignore,
 }
@@ -99,6 +103,13 @@ impl TcpGuard {
 
     /// Judges a segment of the guest.
     pub fn judge(&self, header: &TcpHeader) -> Judgement {
+        let acknowledges_another = header.flags.has(Flags::ACK)
+            && !header.flags.has(Flags::RST)
+            && header.acknowledgement != self.send_next;
+        if !self.handshaken && acknowledges_another {
+            // RFC 9293, 3.10.7.3 and 3.10.7.4.
+            return Judgement::Refuse;
+        }
         if !self.synchronized {
             // Our SYN is not answered yet: smoltcp's own checks of SYN-SENT are complete.
             return Judgement::Accept;
@@ -140,6 +151,7 @@ impl TcpGuard {
 
     /// Follows a segment of the guest that was accepted.
     pub fn observe_from_guest(&mut self, header: &TcpHeader) {
+        self.handshaken |= header.flags.has(Flags::ACK);
         if header.flags.has(Flags::ACK) && before(self.send_unacknowledged, header.acknowledgement)
         {
             self.send_unacknowledged = header.acknowledgement;
