@@ -14,6 +14,7 @@ pub(crate) fn everything() -> Result<(), Failed> {
     let mut tally = Tally::default();
     crates(&mut tally)?;
     build_release()?;
+    run_tests(Command::new(LAB).arg("instructions"), &mut tally)?;
     run_tests(Command::new(LAB).arg("test"), &mut tally)?;
     close(tally)
 }
