@@ -17,7 +17,7 @@ mod published_port;
 mod status;
 mod workload;
 
-pub use capture::{Capture, CaptureRequest, MAX_SNAPLEN};
+pub use capture::{Capture, CaptureRequest, CapturedFlow, MAX_SNAPLEN};
 pub use client::{Client, ClientError, Creation, Force};
 pub use directories::{
     Directories, DirectoryError, MAX_SOCKET_PATH, RuntimeDirectory, StateDirectory,

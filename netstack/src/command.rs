@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,14 +77,9 @@ pub enum Command {
         /// Of which port; left out, of all.
         port: Option<PortId>,
     },
-    /// Writes every frame of these ports, from now on, to the pipe that comes with it, as pcapng. Ends when
-    /// nobody reads the pipe any more. Ports that are not there are left out.
-    Capture {
-        /// Which ports.
-        ports: Vec<PortId>,
-        /// Most bytes kept of each frame.
-        snaplen: u32,
-    },
+    /// Writes frames, from now on, to the pipe that comes with it, as pcapng. Ends when nobody reads the pipe any
+    /// more.
+    Capture(CaptureSpec),
     /// Reset every flow, close every port, and end the process.
     Stop,
 }
@@ -388,6 +383,65 @@ pub struct FlowRow {
     pub from_guest: u64,
     /// Bytes of payload taken from the host.
     pub to_guest: u64,
+}
+
+/// Which frames are written down, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureSpec {
+    /// Of which ports.
+    pub scope: CaptureScope,
+    /// Most bytes kept of each frame.
+    pub snaplen: u32,
+    /// Only of this flow.
+    pub flow: Option<CapturedFlow>,
+    /// How those are shown that stand for several.
+    pub large: LargeFrames,
+}
+
+/// Whose frames. Ports that come later belong to it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureScope {
+    /// Everybody's.
+    All,
+    /// Those of a network's ports.
+    Network(NetworkId),
+    /// Those of one port.
+    Port(PortId),
+}
+
+impl CaptureScope {
+    /// Whether a port belongs to it.
+    pub fn has(&self, port: &PortSpec) -> bool {
+        match self {
+            Self::All => true,
+            Self::Network(network) => *network == port.network,
+            Self::Port(id) => *id == port.id,
+        }
+    }
+}
+
+/// A flow as it is shown: what it speaks, and its two ends. The direction does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapturedFlow {
+    /// What it speaks.
+    pub protocol: FlowProtocol,
+    /// The guest's end; of a ping its identifier is the port.
+    pub guest: SocketAddr,
+    /// The other end; of a ping its port is zero.
+    pub remote: SocketAddr,
+}
+
+/// How frames are shown that stand for several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LargeFrames {
+    /// As they pass; checksums too.
+    Whole,
+    /// In pieces, as they would be on a wire, with whole checksums.
+    Cut,
 }
 
 /// What a flow speaks.

@@ -249,7 +249,7 @@ impl<A: Attacher> Datapath<A> {
             Command::Stop => self.tell_all(|| WorkerCommand::Stop),
             Command::Hello { .. }
             | Command::Flows { .. }
-            | Command::Capture { .. }
+            | Command::Capture(_)
             | Command::Inventory
             | Command::TakeListener { .. }
             | Command::TakeSocket { .. }

@@ -404,3 +404,103 @@ fn other_protocols_errors_are_nothing_to_us() {
     lab.send_ip(0, &IcmpError::PortUnreachable.emit(GUEST, [192, 0, 2, 1].into(), &tcp));
     assert_eq!(lab.dropped(0, "icmp"), 1);
 }
+
+/// Asks from a port of the guest, and has it answered if there is something to say.
+fn ask(lab: &mut Lab, port: u16, to: &str, answer: Option<&[u8]>) {
+    let guest = SocketAddr::from(([10, 88, 0, 2], port));
+    lab.send_ip(0, &udp(guest, end(to), b"ask"));
+    if let Some(answer) = answer {
+        let socket = *lab.world.datagram_sockets(to).last().expect("it has one");
+        lab.world.datagram_reply(socket, Ok(answer.to_vec()));
+        lab.settle();
+    }
+}
+
+#[test]
+fn a_question_with_its_answer_is_soon_over_and_a_conversation_is_not() {
+    let mut lab = Lab::new(1);
+    ask(&mut lab, 5000, "192.0.2.1:123", Some(b"answer"));
+    // A name that nobody answers for, and something else that may yet be answered.
+    ask(&mut lab, 5001, "192.0.2.2:53", None);
+    ask(&mut lab, 5002, "192.0.2.3:9", None);
+    for _ in 0..2 {
+        ask(&mut lab, 5003, "192.0.2.4:443", Some(b"answer"));
+    }
+    lab.advance(Duration::from_secs(29));
+    assert_eq!(lab.used(0, "udp_flows"), 4);
+    lab.advance(Duration::from_secs(2));
+    assert_eq!(lab.used(0, "udp_flows"), 2);
+    for (to, lives) in [("192.0.2.1:123", 0), ("192.0.2.3:9", 1), ("192.0.2.4:443", 1)] {
+        assert_eq!(lab.world.datagram_sockets(to).len(), lives, "{to}");
+    }
+    lab.advance(Duration::from_secs(268));
+    assert_eq!(lab.used(0, "udp_flows"), 2);
+    lab.advance(Duration::from_secs(2));
+    assert_eq!(lab.used(0, "udp_flows"), 0);
+}
+
+#[test]
+fn a_second_question_makes_a_flow_live_long_and_one_at_the_last_moment_too() {
+    let mut lab = Lab::new(1);
+    ask(&mut lab, 5000, "192.0.2.1:9", Some(b"answer"));
+    lab.advance(Duration::from_secs(29));
+    let socket = lab.world.datagram_sockets("192.0.2.1:9")[0];
+    ask(&mut lab, 5000, "192.0.2.1:9", None);
+    lab.advance(Duration::from_secs(299));
+    assert_eq!(lab.world.datagram_sockets("192.0.2.1:9"), [socket]);
+    lab.advance(Duration::from_secs(2));
+    assert!(lab.world.datagram_sockets("192.0.2.1:9").is_empty());
+}
+
+#[test]
+fn a_guest_that_asks_thousands_of_names_holds_no_socket_for_long() {
+    let mut lab = Lab::new(1);
+    for nth in 0..4096 {
+        ask(&mut lab, 10_000 + nth, "192.0.2.1:53", Some(b"answer"));
+    }
+    assert_eq!((lab.used(0, "udp_flows"), lab.world.open_sockets()), (4096, 4096));
+    lab.advance(Duration::from_secs(31));
+    assert_eq!((lab.used(0, "udp_flows"), lab.world.open_sockets()), (0, 0));
+    assert_eq!(lab.dropped(0, "udp_budget"), 0);
+}
+
+#[test]
+fn answered_questions_make_room_for_others_before_a_conversation_does() {
+    let mut lab = Lab::new(1);
+    // Older than all questions.
+    for _ in 0..2 {
+        ask(&mut lab, 9999, "192.0.2.9:443", Some(b"answer"));
+    }
+    for nth in 0..4100 {
+        ask(&mut lab, 10_000 + nth, "192.0.2.1:53", Some(b"answer"));
+    }
+    assert_eq!(lab.dropped(0, "udp_budget"), 5);
+    assert_eq!(lab.world.datagram_sockets("192.0.2.9:443").len(), 1);
+}
+
+#[test]
+fn a_minute_of_silence_changes_neither_ports_nor_who_hears_of_errors() {
+    let mut lab = Lab::new(1);
+    // As QUIC begins: several datagrams in each direction.
+    for _ in 0..3 {
+        ask(&mut lab, 5000, "192.0.2.1:443", Some(b"answer"));
+    }
+    let socket = lab.world.datagram_sockets("192.0.2.1:443")[0];
+    lab.received(0);
+    lab.advance(Duration::from_secs(60));
+    // The peer speaks first, then the guest: the same socket, so the same ports outside.
+    lab.world.datagram_reply(socket, Ok(b"ping".to_vec()));
+    lab.settle();
+    assert_eq!(datagrams(&lab.received(0)), [(end("192.0.2.1:443"), b"ping".to_vec())]);
+    lab.advance(Duration::from_secs(60));
+    lab.world.datagrams_sent(socket);
+    ask(&mut lab, 5000, "192.0.2.1:443", None);
+    assert_eq!(lab.world.datagrams_sent(socket), [b"ask"]);
+    assert_eq!(lab.world.datagram_sockets("192.0.2.1:443"), [socket]);
+    // The path has become narrower meanwhile.
+    let router = Ipv4Addr::new(198, 51, 100, 7);
+    let error = IcmpError::FragmentationNeeded(1280);
+    lab.world.bounce(socket, Bounce { error, from: Some(router.into()), to: None, quoted: 0 });
+    lab.settle();
+    assert_eq!(errors(&lab.received(0)), [(router, 3, 4)]);
+}

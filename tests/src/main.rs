@@ -3,6 +3,7 @@
 //! ```text
 //! lichen-lab test [NAME...]   scenarios whose name contains one of the words, or all
 //! lichen-lab bench [ROUNDS]   the speed tables
+//! lichen-lab instructions     what steps of the datapath cost, held against what they did
 //! lichen-lab guest FOLDER URL makes the image of a virtual machine, and prints how it is booted
 //! lichen-lab init             PID 1 of a machine of the lab
 //! lichen-lab peer ...         one end of a conversation
@@ -11,6 +12,7 @@
 //! they are made below a user namespace. Either way the product runs as uid 1000 without a capability.
 
 mod bench;
+mod instructions;
 mod lab;
 mod peer;
 mod runner;
@@ -40,8 +42,11 @@ fn main() -> ExitCode {
         ["bench", ..] if !lab::may_make_namespaces() => lab::go_on_in_user_namespace(),
         ["test", names @ ..] => runner::run(names),
         ["bench", rest @ ..] => bench::run(rest),
+        ["instructions", rest @ ..] => instructions::run(rest),
         _ => {
-            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS] | guest FOLDER URL");
+            eprintln!(
+                "usage: lichen-lab test [NAME...] | bench [ROUNDS] | instructions [keep] | guest FOLDER URL"
+            );
             ExitCode::FAILURE
         }
     }

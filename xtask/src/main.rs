@@ -5,6 +5,7 @@
 //! check                     format, lints, documentation
 //! demo                      the product within a screen
 //! bench [ROUNDS] [PART...]  the speed tables of docs/performance.md, which names the parts
+//! bench instructions        keeps what steps of the datapath cost now, for `test` to compare with
 //! deny                      licenses and sources of the dependencies
 //! ```
 //!
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ["test", names @ ..] => test::scenarios(names),
         ["check"] => check::all(),
         ["demo"] => demo::run(),
+        ["bench", "instructions"] => bench::keep_instructions(),
         ["bench", words @ ..] => bench::run(words),
         ["deny"] => deny::run(),
         _ => Err(Failed::new(USAGE)),

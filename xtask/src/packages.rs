@@ -38,7 +38,11 @@ pub(crate) const TESTS: &[Needed] = &[
     ("ps", "procps"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setpriv", "util-linux"),
+    ("valgrind", "valgrind"),
 ];
+
+/// For `bench instructions`.
+pub(crate) const INSTRUCTIONS: &[Needed] = &[("valgrind", "valgrind")];
 
 /// For `bench`.
 pub(crate) const BENCH: &[Needed] =

@@ -15,6 +15,7 @@ pub(crate) fn everything() -> Result<(), Failed> {
     let mut tally = Tally::default();
     crates(&mut tally)?;
     build_product_and_lab()?;
+    run_tests(Command::new(LAB).arg("instructions"), &mut tally)?;
     run_tests(Command::new(LAB).arg("test"), &mut tally)?;
     close(tally)
 }
@@ -39,6 +40,10 @@ pub(crate) fn scenarios(names: &[&str]) -> Result<(), Failed> {
 
 pub(crate) fn build_product_and_lab() -> Result<(), Failed> {
     run(&mut cargo(&["build", "--release", "--quiet", "--package", "lichen"]))?;
+    build_lab()
+}
+
+pub(crate) fn build_lab() -> Result<(), Failed> {
     run(&mut cargo(&["build", "--quiet", "--package", "lichen-tests"]))
 }
 

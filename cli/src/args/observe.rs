@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use lichen_api::CapturedFlow;
 
 #[derive(Debug, Args)]
 #[command(
@@ -25,22 +26,29 @@ pub(crate) struct Flows {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each workload is an interface of the file. Frames are shown as they pass: large segments whole, \
-and checksums as they are between the workload and its port. It ends with Ctrl-C, after -c frames, or when \
-nobody reads standard output any more.
+    after_help = "Each workload is an interface of the file, also one that joins meanwhile. Frames are shown as they \
+pass: large segments whole, and checksums as they are between the workload and its port; --segment shows them as a \
+wire would carry them. It ends with Ctrl-C, after -c frames, or when nobody reads standard output any more.
 
 Examples:
   lichen capture --workload web -w web.pcapng
   lichen capture -w - | tshark -r -
+  lichen capture --flow tcp:10.88.0.2:40000-192.0.2.1:443 --segment -w flow.pcapng
   lichen capture --network backend -c 100 --snaplen 128 -w backend.pcapng"
 )]
 pub(crate) struct Capture {
     /// Only of this workload
     #[arg(long, value_name = "NAME", conflicts_with = "network")]
     pub(crate) workload: Option<String>,
-    /// Only of workloads that are on this network now
+    /// Only of workloads on this network, those that join it later too
     #[arg(long, value_name = "NETWORK")]
     pub(crate) network: Option<String>,
+    /// Only of this flow, as `lichen flows` shows it, both directions; either end may come first
+    #[arg(long, value_name = "PROTO:GUEST-REMOTE")]
+    pub(crate) flow: Option<CapturedFlow>,
+    /// Cut large segments, and complete checksums, as a wire would show them
+    #[arg(long)]
+    pub(crate) segment: bool,
     /// Stop after so many frames
     #[arg(short, long, value_name = "FRAMES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

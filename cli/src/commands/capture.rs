@@ -38,6 +38,8 @@ pub(crate) async fn capture(arguments: &Capture) -> Outcome {
         workload: arguments.workload.clone(),
         network: arguments.network.clone(),
         snaplen: arguments.snaplen,
+        flow: arguments.flow,
+        segment: arguments.segment,
     };
     let mut capture = client.capture(&request).await?;
     let mut blocks = Blocks::default();

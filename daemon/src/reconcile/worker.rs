@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lichen_api::{DatapathState, StopScope};
-use lichen_netstack::command::{Answer, Command, Event, Flows, LinkState, PortLink, Statistics};
+use lichen_netstack::command::{
+    Answer, CaptureSpec, Command, Event, Flows, LinkState, PortLink, Statistics,
+};
 use lichen_netstack::ids::PortId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -83,14 +85,9 @@ impl Reconciler {
         }
     }
 
-    /// Has the frames of these ports written into a pipe, or says why not.
-    pub async fn capture(
-        &self,
-        ports: Vec<PortId>,
-        snaplen: u32,
-        pipe: OwnedFd,
-    ) -> Result<(), String> {
-        match self.question(Command::Capture { ports, snaplen }, Some(pipe)).await {
+    /// Has frames written into a pipe, or says why not.
+    pub async fn capture(&self, spec: CaptureSpec, pipe: OwnedFd) -> Result<(), String> {
+        match self.question(Command::Capture(spec), Some(pipe)).await {
             Some(Answer::Done) => Ok(()),
             Some(Answer::Refused { reason }) => Err(reason),
             _ => Err("the datapath does not answer; see: lichen status".to_owned()),

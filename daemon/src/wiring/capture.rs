@@ -3,25 +3,25 @@
 //! The worker puts records into a bounded buffer and never waits; a thread of the capture writes them out. What
 //! does not fit is counted, and told in the stream when there is room again. The capture ends when nobody reads
 //! the pipe any more, which the thread looks for while nothing happens.
+//!
+//! A capture of one port ends with that port. One of a network, or of all, takes in ports that come while it runs, each
+//! as an interface that is described in the stream before its first frame.
+
+mod sink;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
 
-use lichen_netstack::command::PortSpec;
-use lichen_netstack::port::recording::{Direction, Interest, Recorder};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use lichen_netstack::command::{CaptureScope, CaptureSpec};
+use lichen_netstack::ids::{NetworkId, PortId};
 
-use super::pcapng::{self, Nanoseconds, Way};
+pub(super) use self::sink::{Member, PortRecorder};
+use self::sink::{Sink, lock};
 
-/// Bytes of one capture that wait to be read.
-const MAX_WAITING: usize = 4 << 20;
 /// Captures at once.
 const MAX_CAPTURES: usize = 8;
-/// How often it is looked whether anybody reads, while nothing is to be written.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a capture cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -35,157 +35,55 @@ pub(super) enum CaptureError {
 }
 
 /// The captures of one datapath.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Captures {
     running: Arc<AtomicUsize>,
+    /// Those that take in ports which come later.
+    open: Arc<Mutex<Vec<Arc<Sink>>>>,
 }
 
 impl Captures {
-    /// Begins a capture of these ports, each of whose recorders is to be given to its port.
-    pub(super) fn begin(
+    /// Begins a capture of those of the ports that it is of, each of whose recorders is to be given to its port.
+    pub(super) fn begin<'a>(
         &self,
-        ports: &[PortSpec],
-        networks: impl Fn(&PortSpec) -> String,
-        snaplen: u32,
+        spec: CaptureSpec,
+        members: impl Iterator<Item = Member<'a>>,
         pipe: OwnedFd,
-    ) -> Result<Vec<PortRecorder>, CaptureError> {
+    ) -> Result<Vec<(PortId, PortRecorder)>, CaptureError> {
         let slot = Slot::take(&self.running).ok_or(CaptureError::TooMany)?;
-        let mut head = pcapng::section_header(concat!("lichen ", env!("CARGO_PKG_VERSION")));
-        for port in ports {
-            let address6 = port.address6.map(|it| format!(" and {it}")).unwrap_or_default();
-            let description = format!("{}{address6} on network {}", port.address, networks(port));
-            head.extend(pcapng::interface(&port.name, &description, snaplen));
+        let sink = Arc::new(Sink::new(spec));
+        let recorders =
+            members.filter_map(|member| Some((member.port.id, sink.recorder(&member)?))).collect();
+        if !matches!(spec.scope, CaptureScope::Port(_)) {
+            lock(&self.open).push(Arc::clone(&sink));
         }
-        let buffer = Buffer { waiting: head, lost: vec![0; ports.len()], ..Buffer::default() };
-        let sink = Arc::new(Sink { buffer: Mutex::new(buffer), filled: Condvar::new() });
-        let own = Arc::clone(&sink);
-        std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
+        let (own, open) = (Arc::clone(&sink), Arc::clone(&self.open));
+        let spawned = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
             own.write_out(&pipe);
+            lock(&open).retain(|it| !Arc::ptr_eq(it, &own));
             drop(slot);
-        })?;
-        let numbers = 0..u32::try_from(ports.len()).expect("at most 1024 ports");
-        let recorder = |interface| {
-            let sink = Arc::clone(&sink);
-            PortRecorder { sink, interface, keep: snaplen as usize }
-        };
-        Ok(numbers.map(recorder).collect())
-    }
-}
-
-/// What a port shows its frames to.
-pub(super) struct PortRecorder {
-    sink: Arc<Sink>,
-    interface: u32,
-    keep: usize,
-}
-
-impl Recorder for PortRecorder {
-    fn record(&mut self, direction: Direction, frame: &[u8]) -> Interest {
-        let way = match direction {
-            Direction::FromGuest => Way::Outbound,
-            Direction::ToGuest => Way::Inbound,
-        };
-        let kept = &frame[..frame.len().min(self.keep)];
-        let mut buffer = self.sink.lock();
-        if buffer.is_closed {
-            return Interest::Ended;
+        });
+        if let Err(error) = spawned {
+            lock(&self.open).retain(|it| !Arc::ptr_eq(it, &sink));
+            return Err(error.into());
         }
-        if buffer.waiting.len() + pcapng::PACKET_OVERHEAD + kept.len() + 3 > MAX_WAITING {
-            buffer.lost[self.interface as usize] += 1;
-            buffer.has_lost = true;
-            return Interest::More;
-        }
-        pcapng::packet(&mut buffer.waiting, self.interface, now(), way, kept, frame.len());
-        Interest::More
+        Ok(recorders)
     }
 
-    fn flush(&mut self) -> Interest {
-        let buffer = self.sink.lock();
-        if buffer.is_closed {
-            return Interest::Ended;
-        }
-        if !buffer.waiting.is_empty() {
-            self.sink.filled.notify_one();
-        }
-        Interest::More
-    }
-}
-
-/// What all recorders of a capture fill, and its thread empties.
-struct Sink {
-    buffer: Mutex<Buffer>,
-    filled: Condvar,
-}
-
-#[derive(Default)]
-struct Buffer {
-    waiting: Vec<u8>,
-    /// Frames that did not fit, by interface.
-    lost: Vec<u64>,
-    /// Whether some were lost that the stream has not told yet.
-    has_lost: bool,
-    /// Nobody reads any more.
-    is_closed: bool,
-}
-
-impl Sink {
-    fn lock(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether no capture waits for ports.
+    pub(super) fn is_complete(&self) -> bool {
+        lock(&self.open).is_empty()
     }
 
-    /// Writes until nobody reads, or until every recorder has gone.
-    fn write_out(self: Arc<Self>, pipe: &OwnedFd) {
-        let mut writing = Vec::new();
-        loop {
-            let mut buffer = self.lock();
-            if buffer.waiting.is_empty() && !buffer.has_lost {
-                if is_closed(pipe) || Arc::strong_count(&self) == 1 {
-                    break;
-                }
-                let waited = self.filled.wait_timeout(buffer, LOOK_EVERY);
-                buffer = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            writing.clear();
-            std::mem::swap(&mut writing, &mut buffer.waiting);
-            if std::mem::take(&mut buffer.has_lost) {
-                let lost = (0..).zip(&buffer.lost).filter(|(_, lost)| **lost > 0);
-                lost.for_each(|(at, lost)| writing.extend(pcapng::losses(at, now(), *lost)));
-            }
-            drop(buffer);
-            if write_all(pipe, &writing).is_err() {
-                break;
-            }
-        }
-        let mut buffer = self.lock();
-        *buffer = Buffer { is_closed: true, ..Buffer::default() };
+    /// What a port that has come is to show its frames to.
+    pub(super) fn handle_newcomer(&self, member: &Member<'_>) -> Vec<PortRecorder> {
+        lock(&self.open).iter().filter_map(|sink| sink.recorder(member)).collect()
     }
-}
 
-fn is_closed(pipe: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
-}
-
-fn write_all(pipe: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(pipe, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                let mut fds = [PollFd::new(pipe, PollFlags::OUT)];
-                poll(&mut fds, None)?;
-            }
-            Err(error) => return Err(error),
-        }
+    /// A network has gone, and with it, in a moment, the captures of it.
+    pub(super) fn handle_network_gone(&self, network: NetworkId) {
+        lock(&self.open).retain(|sink| sink.spec.scope != CaptureScope::Network(network));
     }
-    Ok(())
-}
-
-fn now() -> Nanoseconds {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// One of the places for captures, given back when dropped.
@@ -209,52 +107,91 @@ impl Drop for Slot {
 mod tests {
     use std::io::Read;
 
-    use lichen_netstack::command::Attachment;
+    use std::time::Duration;
+
+    use lichen_netstack::command::{Attachment, CapturedFlow, FlowProtocol, LargeFrames, PortSpec};
+    use lichen_netstack::frame::vnet_header::VNET_LEN;
+    use lichen_netstack::port::recording::{Direction, Interest, Recorder as _};
+    use lichen_netstack::testing::frames::{ethernet, udp};
     use lichen_netstack::testing::specs;
 
+    use super::super::pcapng;
+    use super::sink::{MAX_INTERFACES, MAX_WAITING};
     use super::*;
 
-    fn port(name: &str) -> PortSpec {
-        specs::port(1, name, [10, 88, 0, 2].into(), Attachment::Tap)
+    const NO_OFFLOAD: [u8; VNET_LEN] = [0; VNET_LEN];
+
+    fn port(id: u32, name: &str) -> PortSpec {
+        specs::port(id, name, [10, 88, 0, 1 + u8::try_from(id).unwrap()].into(), Attachment::Tap)
     }
 
-    fn begin(
-        captures: &Captures,
-        snaplen: u32,
-    ) -> Result<(Vec<PortRecorder>, std::fs::File), CaptureError> {
+    fn spec(scope: CaptureScope, snaplen: u32) -> CaptureSpec {
+        CaptureSpec { scope, snaplen, flow: None, large: LargeFrames::Whole }
+    }
+
+    type Begun = (Vec<PortRecorder>, std::fs::File);
+
+    /// A capture, with the ports `web` and `db` on one network, and where it can be read.
+    fn begin(captures: &Captures, spec: CaptureSpec) -> Result<Begun, CaptureError> {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let ports = [port("web"), port("db")];
-        let recorders = captures.begin(&ports, |_| "bridge".to_owned(), snaplen, writer)?;
-        Ok((recorders, reader.into()))
+        let (ports, network) = ([port(1, "web"), port(2, "db")], specs::network(1, "bridge", 88));
+        let members = ports.iter().map(|port| Member { port, network: &network });
+        let recorders = captures.begin(spec, members, writer)?;
+        Ok((recorders.into_iter().map(|(_, recorder)| recorder).collect(), reader.into()))
     }
 
-    fn capture(snaplen: u32) -> (Vec<PortRecorder>, std::fs::File) {
-        begin(&Captures::default(), snaplen).unwrap()
+    fn capture(snaplen: u32) -> Begun {
+        begin(&Captures::default(), spec(CaptureScope::All, snaplen)).unwrap()
+    }
+
+    fn read_to_end(mut reader: std::fs::File) -> Vec<u8> {
+        let mut file = Vec::new();
+        reader.read_to_end(&mut file).unwrap();
+        file
+    }
+
+    /// Kinds of the blocks of a file, and the first word of each.
+    fn blocks(mut file: &[u8]) -> Vec<(u32, u32)> {
+        let word =
+            |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        let mut found = Vec::new();
+        while !file.is_empty() {
+            found.push((word(file, 0), word(file, 8)));
+            file = &file[word(file, 4) as usize..];
+        }
+        found
     }
 
     #[test]
     fn there_are_so_many_captures_at_once_and_an_ended_one_makes_room() {
         let captures = Captures::default();
-        let mut running: Vec<_> =
-            (0..MAX_CAPTURES).map(|_| begin(&captures, 100).unwrap()).collect();
-        assert!(matches!(begin(&captures, 100), Err(CaptureError::TooMany)));
+        let mut running: Vec<_> = (0..MAX_CAPTURES)
+            .map(|_| begin(&captures, spec(CaptureScope::All, 100)).unwrap())
+            .collect();
+        assert!(matches!(
+            begin(&captures, spec(CaptureScope::All, 100)),
+            Err(CaptureError::TooMany)
+        ));
         // Its reader goes, though nothing passes.
         drop(running.pop().unwrap().1);
         let begun = (0..500).find_map(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            begin(&captures, 100).ok()
+            begin(&captures, spec(CaptureScope::All, 100)).ok()
         });
         assert!(begun.is_some());
     }
 
     #[test]
     fn frames_come_with_their_interface_and_no_longer_than_asked_for() {
-        let (mut recorders, mut reader) = capture(60);
-        assert_eq!(recorders[1].record(Direction::FromGuest, &[7; 1514]), Interest::More);
+        let (captures, network) = (Captures::default(), NetworkId(1));
+        let (mut recorders, reader) =
+            begin(&captures, spec(CaptureScope::Network(network), 60)).unwrap();
+        let direction = Direction::FromGuest;
+        assert_eq!(recorders[1].record(direction, &NO_OFFLOAD, &[7; 1514]), Interest::More);
         recorders[1].flush();
         drop(recorders);
-        let mut file = Vec::new();
-        reader.read_to_end(&mut file).unwrap();
+        captures.handle_network_gone(network);
+        let file = read_to_end(reader);
         let packet = &file[file.len() - pcapng::PACKET_OVERHEAD - 60..];
         let word = |at: usize| u32::from_ne_bytes(packet[at..at + 4].try_into().unwrap());
         assert_eq!((word(0), word(8), word(20), word(24)), (6, 1, 60, 1514));
@@ -266,7 +203,8 @@ mod tests {
         let (mut recorders, mut reader) = capture(65_535);
         let mut taken = 0;
         for _ in 0..10_000 {
-            assert_eq!(recorders[0].record(Direction::ToGuest, &[1; 1500]), Interest::More);
+            let interest = recorders[0].record(Direction::ToGuest, &NO_OFFLOAD, &[1; 1500]);
+            assert_eq!(interest, Interest::More);
             recorders[0].flush();
             taken += 1;
         }
@@ -289,7 +227,7 @@ mod tests {
         drop(reader);
         let mut interest = Interest::More;
         for _ in 0..500 {
-            interest = recorders[0].record(Direction::ToGuest, &[1; 60]);
+            interest = recorders[0].record(Direction::ToGuest, &NO_OFFLOAD, &[1; 60]);
             recorders[0].flush();
             if interest == Interest::Ended {
                 break;
@@ -298,5 +236,82 @@ mod tests {
         }
         assert_eq!(interest, Interest::Ended);
         assert_eq!(recorders[1].flush(), Interest::Ended);
+    }
+
+    #[test]
+    fn a_port_that_comes_later_is_an_interface_from_then_on_and_the_same_when_it_comes_again() {
+        let captures = Captures::default();
+        let network = specs::network(1, "bridge", 88);
+        let other = specs::network(2, "other", 89);
+        let scope = CaptureScope::Network(network.id);
+        let (mut recorders, reader) = begin(&captures, spec(scope, 100)).unwrap();
+        recorders[0].record(Direction::FromGuest, &NO_OFFLOAD, &[1; 60]);
+        let (late, foreign) =
+            (port(3, "late"), PortSpec { network: other.id, ..port(4, "foreign") });
+        assert!(captures.handle_newcomer(&Member { port: &foreign, network: &other }).is_empty());
+        for _ in 0..2 {
+            let mut came = captures.handle_newcomer(&Member { port: &late, network: &network });
+            assert_eq!(came.len(), 1);
+            came[0].record(Direction::ToGuest, &NO_OFFLOAD, &[2; 60]);
+        }
+        drop(recorders);
+        assert!(!captures.is_complete(), "more ports may come");
+        captures.handle_network_gone(other.id);
+        assert!(!captures.is_complete());
+        captures.handle_network_gone(network.id);
+        let file = read_to_end(reader);
+        let kinds: Vec<u32> = blocks(&file).iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [0x0a0d_0d0a, 1, 1, 6, 1, 6, 6]);
+        let packets = blocks(&file).into_iter().filter(|(kind, _)| *kind == 6);
+        assert_eq!(packets.map(|(_, interface)| interface).collect::<Vec<_>>(), [0, 2, 2]);
+        assert!(file.windows(24).any(|it| it == b"10.88.0.4 on network bri"));
+    }
+
+    #[test]
+    fn a_capture_of_one_port_takes_in_no_other_and_ends_with_it() {
+        let captures = Captures::default();
+        let scope = CaptureScope::Port(PortId(2));
+        let (recorders, reader) = begin(&captures, spec(scope, 100)).unwrap();
+        assert_eq!((recorders.len(), captures.is_complete()), (1, true));
+        drop(recorders);
+        assert_eq!(blocks(&read_to_end(reader)).len(), 2, "a head and one interface");
+    }
+
+    #[test]
+    fn there_are_so_many_interfaces_and_no_more() {
+        let captures = Captures::default();
+        let (_recorders, _reader) = begin(&captures, spec(CaptureScope::All, 100)).unwrap();
+        let network = specs::network(1, "bridge", 88);
+        let takes = |id| {
+            let port = PortSpec { id: PortId(id), ..port(1, "many") };
+            captures.handle_newcomer(&Member { port: &port, network: &network }).len() == 1
+        };
+        assert_eq!((3..5000).filter(|id| takes(*id)).count(), MAX_INTERFACES - 2);
+    }
+
+    #[test]
+    fn of_a_flow_nothing_else_takes_room() {
+        let captures = Captures::default();
+        let end = |text: &str| text.parse().unwrap();
+        let (guest, remote) = (end("10.88.0.2:5000"), end("192.0.2.1:9"));
+        let flow = Some(CapturedFlow { protocol: FlowProtocol::Udp, guest, remote });
+        let wanted = CaptureSpec { flow, ..spec(CaptureScope::All, 65_535) };
+        let (mut recorders, _reader) = begin(&captures, wanted).unwrap();
+        let frame = |to| {
+            let packet = udp(guest, to, &[1; 1000]);
+            let port = port(1, "web");
+            ethernet(port.mac, specs::network(1, "bridge", 88).gateway_mac, 0x0800, &packet)
+        };
+        let mut record = |frame: &[u8]| {
+            recorders[0].record(Direction::FromGuest, &NO_OFFLOAD, &frame[VNET_LEN..])
+        };
+        let other = frame(end("192.0.2.1:10"));
+        for _ in 0..10_000 {
+            assert_eq!(record(&other), Interest::More);
+        }
+        assert_eq!(record(&frame(remote)), Interest::More);
+        let buffer = recorders[0].sink.lock();
+        assert_eq!(buffer.lost, [0, 0]);
+        assert!(buffer.waiting.len() < 2000);
     }
 }

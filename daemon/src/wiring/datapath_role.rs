@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use lichen_api::RuntimeDirectory;
 use lichen_netstack::command::{
-    Answer, Command, Event, Flows, LinkState, PROTOCOL, PortSpec, PortStatistics, Statistics,
+    Answer, CaptureSpec, Command, Event, Flows, LinkState, NetworkSpec, PROTOCOL, PortSpec,
+    PortStatistics, Statistics,
 };
 use lichen_netstack::datapath::{CommandError, Datapath};
 use lichen_netstack::ids::PortId;
@@ -26,7 +27,7 @@ use lichen_netstack::worker::WorkerEvent;
 use lichen_netstack::worker::event_loop::WorkerLoop;
 
 use super::attachments::{Attached, Attachments};
-use super::capture::Captures;
+use super::capture::{Captures, Member};
 use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
@@ -145,6 +146,12 @@ fn random() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// A port with its network.
+fn member<'a>(port: &'a PortSpec, networks: &'a [NetworkSpec]) -> Option<Member<'a>> {
+    let network = networks.iter().find(|network| network.id == port.network)?;
+    Some(Member { port, network })
+}
+
 /// What a worker has counted, when it was asked.
 enum Counted {
     Statistics(Vec<PortStatistics>),
@@ -259,11 +266,25 @@ impl Shared {
                 );
                 parts.map_or_else(late, |parts| Answer::Flows(Flows::joined(parts)))
             }
-            Command::Capture { ports, snaplen } => self.capture(&ports, snaplen, descriptor),
-            command => match self.datapath().handle_command(command, descriptor) {
-                Ok(()) => Answer::Done,
-                Err(error) => Answer::Refused { reason: chain(&error) },
-            },
+            Command::Capture(spec) => self.capture(spec, descriptor),
+            command => {
+                let mut datapath = self.datapath();
+                if let Command::RemoveNetwork { network } = &command {
+                    self.captures.handle_network_gone(*network);
+                }
+                // A port that was there before keeps who records it.
+                let newcomer = match &command {
+                    Command::SetPort(port) if datapath.port(port.id).is_none() => Some(port.id),
+                    _ => None,
+                };
+                match datapath.handle_command(command, descriptor) {
+                    Ok(()) => {
+                        newcomer.into_iter().for_each(|port| self.record(&datapath, port));
+                        Answer::Done
+                    }
+                    Err(error) => Answer::Refused { reason: chain(&error) },
+                }
+            }
         }
     }
 
@@ -294,26 +315,35 @@ impl Shared {
         Some(parts.into_values().collect())
     }
 
-    fn capture(&self, ports: &[PortId], snaplen: u32, pipe: Option<OwnedFd>) -> Answer {
+    fn capture(&self, spec: CaptureSpec, pipe: Option<OwnedFd>) -> Answer {
         let Some(pipe) = pipe else {
             return Answer::Refused { reason: chain(&CommandError::NoDescriptor) };
         };
         let datapath = self.datapath();
-        let ports: Vec<PortSpec> =
-            ports.iter().filter_map(|port| datapath.port(*port).cloned()).collect();
-        let networks = datapath.inventory().networks;
-        let network = |port: &PortSpec| {
-            let named = networks.iter().find(|network| network.id == port.network);
-            named.map(|network| network.name.clone()).unwrap_or_default()
-        };
-        match self.captures.begin(&ports, network, snaplen, pipe) {
+        let inventory = datapath.inventory();
+        let ports = inventory.ports.iter();
+        let members = ports.filter_map(|port| member(port, &inventory.networks));
+        match self.captures.begin(spec, members, pipe) {
             Ok(recorders) => {
-                for (port, recorder) in ports.iter().zip(recorders) {
-                    datapath.record(port.id, Box::new(recorder));
+                for (port, recorder) in recorders {
+                    datapath.record(port, Box::new(recorder));
                 }
                 Answer::Done
             }
             Err(error) => Answer::Refused { reason: chain(&error) },
+        }
+    }
+
+    /// Has a port recorded, which has just come, by the captures that it belongs to.
+    fn record(&self, datapath: &Datapath<Attachments>, port: PortId) {
+        if self.captures.is_complete() {
+            return;
+        }
+        let inventory = datapath.inventory();
+        let Some(port) = inventory.ports.iter().find(|it| it.id == port) else { return };
+        let Some(member) = member(port, &inventory.networks) else { return };
+        for recorder in self.captures.handle_newcomer(&member) {
+            datapath.record(port.id, Box::new(recorder));
         }
     }
 

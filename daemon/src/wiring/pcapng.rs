@@ -23,8 +23,8 @@ pub(super) enum Way {
     Outbound = 2,
 }
 
-/// The block that begins a file.
-pub(super) fn section_header(program: &str) -> Vec<u8> {
+/// The block that begins a file, with a note on what is in it.
+pub(super) fn section_header(program: &str, note: &str) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend_from_slice(&BYTE_ORDER.to_ne_bytes());
     body.extend_from_slice(&1u16.to_ne_bytes());
@@ -32,6 +32,7 @@ pub(super) fn section_header(program: &str) -> Vec<u8> {
     // The section's length is not known.
     body.extend_from_slice(&u64::MAX.to_ne_bytes());
     option(&mut body, 4, program.as_bytes());
+    option(&mut body, 1, note.as_bytes());
     end_of_options(&mut body);
     block(SECTION_HEADER, &body)
 }
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn blocks_are_whole_whatever_they_hold() {
-        let mut file = section_header("lichen 0.1.0");
+        let mut file = section_header("lichen 0.1.0", "frames are whole");
         file.extend(interface("web", "10.88.0.2 on bridge", 65_535));
         for len in 0..70 {
             let before = file.len();

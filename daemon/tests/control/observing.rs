@@ -1,15 +1,16 @@
 //! What shows the datapath at work: metrics, flows, captures, and why frames are dropped.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lichen_api::{
-    CaptureRequest, ClientError, CreateNetwork, CreateWorkload, ErrorCode, FlowProtocol, FlowState,
-    WorkloadKind,
+    CaptureRequest, CapturedFlow, ClientError, CreateNetwork, CreateWorkload, ErrorCode,
+    FlowProtocol, FlowState, WorkloadKind,
 };
-use lichen_netstack::command::{self, FlowRow};
+use lichen_netstack::command::{self, CaptureScope, CaptureSpec, FlowRow};
 use lichen_netstack::counters::DropReason;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{NetworkId, PortId};
 
 use crate::http::Served;
 use crate::lifecycle::{eventually, run_request};
@@ -117,14 +118,23 @@ fn a_capture_is_of_whom_was_asked_for_and_ends_with_its_reader() {
     let workload =
         |name: &str| CaptureRequest { workload: Some(name.into()), ..Default::default() };
     let network = |name: &str| CaptureRequest { network: Some(name.into()), ..Default::default() };
-    for (request, ports) in [
-        (CaptureRequest::default(), vec![PortId(1), PortId(2)]),
-        (workload("cache"), vec![PortId(2)]),
-        (network("bridge"), vec![PortId(1)]),
+    let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let (guest, remote) = (end("10.88.0.2:4000"), end("192.0.2.1:443"));
+    let flow_of_both = CapturedFlow { protocol: FlowProtocol::Tcp, guest, remote };
+    let cut = CaptureRequest { flow: Some(flow_of_both), segment: true, ..network("bridge") };
+    let (scope, large) = (CaptureScope::Network(NetworkId(1)), command::LargeFrames::Whole);
+    let whole = CaptureSpec { scope, snaplen: 65_549, flow: None, large };
+    let flow = command::CapturedFlow { protocol: command::FlowProtocol::Tcp, guest, remote };
+    let asked_for = CaptureSpec { flow: Some(flow), large: command::LargeFrames::Cut, ..whole };
+    for (request, spec) in [
+        (CaptureRequest::default(), CaptureSpec { scope: CaptureScope::All, ..whole }),
+        (workload("cache"), CaptureSpec { scope: CaptureScope::Port(PortId(2)), ..whole }),
+        (network("bridge"), whole),
+        (cut, asked_for),
     ] {
         let mut capture = begin(request).unwrap();
-        let (asked, snaplen, mut pipe) = served.datapath.take_captures().remove(0);
-        assert_eq!((asked, snaplen), (ports, 65_549));
+        let (asked, mut pipe) = served.datapath.take_captures().remove(0);
+        assert_eq!(asked, spec);
         pipe.write_all(b"a block").unwrap();
         let piece = served.control.block_on(capture.next()).unwrap();
         assert_eq!(piece.as_deref(), Some(&b"a block"[..]), "as it comes, not at the end");
@@ -144,6 +154,11 @@ fn a_capture_is_of_whom_was_asked_for_and_ends_with_its_reader() {
         let request = CaptureRequest { snaplen: Some(snaplen), ..Default::default() };
         assert_eq!(refused(begin(request).unwrap_err()), ErrorCode::BadRequest, "{snaplen}");
     }
+    let elsewhere = CaptureRequest { network: Some("bridge".into()), ..workload("cache") };
+    assert_eq!(refused(begin(elsewhere).unwrap_err()), ErrorCode::NotFound);
+    let flow = Some(CapturedFlow { remote: end("[2001:db8::1]:443"), ..flow_of_both });
+    let mixed = CaptureRequest { flow, ..Default::default() };
+    assert_eq!(refused(begin(mixed).unwrap_err()), ErrorCode::BadRequest);
     assert!(served.datapath.take_captures().is_empty());
 }
 

@@ -17,7 +17,8 @@ use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, Datapath
 use lichen_daemon::wiring::link::Link;
 use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
 use lichen_netstack::command::{
-    Answer, Command, Event, FlowRow, Flows, Inventory, LinkState, PROTOCOL, PortLink, Statistics,
+    Answer, CaptureSpec, Command, Event, FlowRow, Flows, Inventory, LinkState, PROTOCOL, PortLink,
+    Statistics,
 };
 use lichen_netstack::ids::PortId;
 use lichen_workload::spec::{NetnsTarget, TapRequest};
@@ -56,7 +57,7 @@ struct Memory {
     taps: BTreeSet<u32>,
     sockets: BTreeMap<u32, OwnedFd>,
     flows: Vec<FlowRow>,
-    captures: Vec<(Vec<PortId>, u32, File)>,
+    captures: Vec<(CaptureSpec, File)>,
     alive: bool,
     link: Option<Link>,
     commands: usize,
@@ -120,8 +121,8 @@ impl SimulatedDatapath {
         self.0.lock().unwrap().flows = flows;
     }
 
-    /// The captures that it was asked for: ports, snap length, pipe.
-    pub(crate) fn take_captures(&self) -> Vec<(Vec<PortId>, u32, File)> {
+    /// The captures that it was asked for, with their pipes.
+    pub(crate) fn take_captures(&self) -> Vec<(CaptureSpec, File)> {
         std::mem::take(&mut self.0.lock().unwrap().captures)
     }
 
@@ -222,9 +223,9 @@ impl Memory {
                 rows.retain(|row| port.is_none_or(|port| port.0 == row.port));
                 return Answer::Flows(Flows { rows, left_out: 7 });
             }
-            Command::Capture { ports, snaplen } => {
+            Command::Capture(spec) => {
                 let pipe = File::from(descriptors.pop().expect("a capture brings its pipe"));
-                self.captures.push((ports, snaplen, pipe));
+                self.captures.push((spec, pipe));
             }
         }
         Answer::Done

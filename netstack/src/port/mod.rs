@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod framing;
 pub mod recording;
+pub mod selection;
 pub mod tap;
 pub mod to_guest;
 pub mod unix_datagram;

@@ -26,10 +26,10 @@ pub enum Interest {
     Ended,
 }
 
-/// Somebody who is shown frames, Ethernet header first, while the worker waits: it must never wait itself.
+/// Somebody who is shown frames while the worker waits: it must never wait itself.
 pub trait Recorder: Send {
-    /// A frame has passed. One that stands for several is shown whole.
-    fn record(&mut self, direction: Direction, frame: &[u8]) -> Interest;
+    /// A frame has passed, Ethernet header first. One that stands for several is shown whole; `vnet` stood before it.
+    fn record(&mut self, direction: Direction, vnet: &[u8; VNET_LEN], frame: &[u8]) -> Interest;
 
     /// A turn is over, and perhaps for a while.
     fn flush(&mut self) -> Interest;
@@ -59,8 +59,8 @@ impl<P: Port> Recording<P> {
 
     fn show(&mut self, direction: Direction, frame: &[u8]) {
         // A frame without even its virtio-net header is none, and is counted as such.
-        let Some(frame) = frame.get(VNET_LEN..) else { return };
-        self.recorders.retain_mut(|it| it.record(direction, frame) == Interest::More);
+        let Some((vnet, frame)) = frame.split_first_chunk() else { return };
+        self.recorders.retain_mut(|it| it.record(direction, vnet, frame) == Interest::More);
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     }
 
     impl Recorder for Notes {
-        fn record(&mut self, direction: Direction, frame: &[u8]) -> Interest {
+        fn record(&mut self, direction: Direction, _: &[u8; VNET_LEN], frame: &[u8]) -> Interest {
             let mut seen = self.seen.lock().unwrap();
             seen.push((direction, frame.len()));
             if seen.len() < self.wants { Interest::More } else { Interest::Ended }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -177,7 +177,7 @@ impl World {
 
     /// Takes what the peer of a connection has received.
     pub fn peer_receive(&self, id: u64) -> Vec<u8> {
-        self.change(id, |stream| stream.outward.drain(..).collect())
+        self.change(id, |stream| std::mem::take(&mut stream.outward).into())
     }
 
     /// Changes how much the peer leaves unread before its window is full.
@@ -440,9 +440,7 @@ impl Stream for SimStream {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             let len = buffer.len().min(stream.inward.len());
-            for (place, byte) in buffer.iter_mut().zip(stream.inward.drain(..len)) {
-                *place = byte;
-            }
+            stream.inward.read_exact(&mut buffer[..len])?;
             match len {
                 0 if stream.inward_finished => Ok(0),
                 0 => Err(io::ErrorKind::WouldBlock.into()),

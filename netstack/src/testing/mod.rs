@@ -13,6 +13,7 @@ pub mod names;
 pub mod ndp;
 pub mod shaper;
 pub mod specs;
+pub mod steps;
 pub mod wire;
 
 pub use lab::Lab;

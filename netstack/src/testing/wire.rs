@@ -100,7 +100,7 @@ impl Wire {
 impl Gathering for Wire {
     fn transmit_parts(&mut self, parts: &[IoSlice<'_>]) -> Transmit {
         self.0.borrow_mut().gathered += 1;
-        self.transmit(&parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>())
+        self.transmit(&parts.iter().map(|part| &**part).collect::<Vec<_>>().concat())
     }
 }
 

@@ -68,6 +68,21 @@ fn best(figure: impl Fn(Contender) -> Option<f64>) -> Option<f64> {
     PEERS.into_iter().filter_map(figure).reduce(f64::max)
 }
 
+/// A row that holds lichen's rate against the best peer's.
+fn over_best_peer(
+    part: &'static str,
+    what: &str,
+    rate: impl Fn(Contender) -> Option<f64>,
+    least: f64,
+) -> Row {
+    Row {
+        part,
+        what: format!("{what}, over the best peer"),
+        figure: ratio(rate(Contender::Lichen), best(&rate)),
+        goal: Goal::AtLeast(least),
+    }
+}
+
 fn streams(measured: &Measurements) -> Vec<Row> {
     let rate = |kind, contender, direction| {
         measured.rates(kind, contender, direction).map(|spread| spread.median)
@@ -143,12 +158,8 @@ fn datagram_rows(measured: &Measurements) -> Vec<Row> {
             let rate = |contender| {
                 measured.datagrams(contender, size, direction).map(|(rate, _)| rate.median)
             };
-            rows.push(Row {
-                part: "datagrams",
-                what: format!("UDP {size} B {}, over the best peer", direction.name()),
-                figure: ratio(rate(Contender::Lichen), best(rate)),
-                goal: Goal::AtLeast(2.0),
-            });
+            let what = format!("UDP {size} B {}", direction.name());
+            rows.push(over_best_peer("datagrams", &what, rate, 2.0));
         }
     }
     rows
@@ -162,15 +173,8 @@ fn connection_rows(measured: &Measurements) -> Vec<Row> {
                 let rates = measured.connection_rates(contender, direction, at_once);
                 rates.map(|spread| spread.median)
             };
-            rows.push(Row {
-                part: "connections",
-                what: format!(
-                    "connections a second {}, {at_once} at once, over the best peer",
-                    direction.name()
-                ),
-                figure: ratio(rate(Contender::Lichen), best(rate)),
-                goal: Goal::AtLeast(1.2),
-            });
+            let what = format!("connections a second {}, {at_once} at once", direction.name());
+            rows.push(over_best_peer("connections", &what, rate, 1.2));
         }
     }
     rows

@@ -12,6 +12,7 @@ mod idle;
 mod latency;
 mod missing;
 mod processor;
+mod raw;
 mod report;
 mod summary;
 mod throughput;
@@ -33,7 +34,7 @@ use crate::lab::Lab;
 const ROUNDS: usize = 5;
 
 /// Everything that was measured.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default)]
 struct Measurements {
     throughput: Vec<Throughput>,
     datagrams: Vec<Datagrams>,

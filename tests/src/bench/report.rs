@@ -1,27 +1,21 @@
-//! The tables, as Markdown for people and as JSON with every single run.
+//! The tables, as Markdown for people.
 
-use std::fs;
 use std::io;
-use std::path::Path;
-
-use serde_json::json;
 
 use super::Measurements;
 use super::contender::Contender;
 use super::datagrams::{DIRECTIONS, SIZES};
 use super::goals;
 use super::latency::Cores;
+use super::raw::{self, Occasion};
 use super::summary::Spread;
 use super::throughput::{Direction, Kind};
 use crate::lab::{Lab, run};
 
-/// Beside the page that speaks of them, in the repository that the bench is run in.
-const RAW: &str = "docs/performance/measurements.json";
-
 /// Prints the tables and writes the raw figures.
 pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
-    let versions = versions(lab);
-    for (name, version) in &versions {
+    let occasion = occasion(lab);
+    for (name, version) in &occasion.versions {
         println!("- {name}: {version}");
     }
     let kinds = [Kind::OneStream, Kind::FourStreams, Kind::BadLink];
@@ -39,17 +33,10 @@ pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
         }
     }
     print!("\n{}", goals::table(measured));
-    if let Some(folder) = Path::new(RAW).parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let raw = json!({
-        "versions": versions.into_iter().collect::<serde_json::Map<_, _>>(),
-        "measurements": measured,
-    });
-    fs::write(RAW, format!("{raw:#}\n"))
+    raw::keep(measured, &occasion)
 }
 
-fn versions(lab: &Lab) -> Vec<(String, serde_json::Value)> {
+fn occasion(lab: &Lab) -> Occasion {
     let first_line = |words: &[&str]| {
         let outcome = run(&mut lab.person(words));
         let text = if outcome.out.trim().is_empty() { outcome.err } else { outcome.out };
@@ -57,8 +44,9 @@ fn versions(lab: &Lab) -> Vec<(String, serde_json::Value)> {
     };
     let lichen = lab.path("bin/lichen").display().to_string();
     let package = "dpkg-query -W -f '${Version}' passt";
+    let date = first_line(&["date", "-u", "+%F"]);
     let processor = "echo $(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)";
-    [
+    let versions = [
         ("lichen", first_line(&[&lichen, "--version"])),
         ("pasta", first_line(&["sh", "-c", package])),
         ("slirp4netns", first_line(&["slirp4netns", "--version"])),
@@ -66,8 +54,8 @@ fn versions(lab: &Lab) -> Vec<(String, serde_json::Value)> {
         ("kernel", first_line(&["uname", "-r"])),
         ("processor", first_line(&["sh", "-c", processor])),
     ]
-    .map(|(name, version)| (name.to_owned(), version.into()))
-    .to_vec()
+    .map(|(name, version)| (name.to_owned(), version.into()));
+    Occasion { date, versions: versions.into_iter().collect() }
 }
 
 impl Measurements {

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 use std::time::Duration;
 
+use lichen_netstack::wire::headers::{ChecksumState, Headers};
+
 use super::virtual_machines::{lease, received};
 use crate::lab::address::UPSTREAM;
 use crate::lab::{Background, Lab, Role, eventually, run};
@@ -16,6 +18,7 @@ scenarios![
     metrics_tell_what_was_carried_and_dropped_and_are_served_on_request,
     rates_are_shown_once_to_a_program_and_every_second_to_a_person,
     a_capture_holds_what_passes_between_workloads_and_outside,
+    a_capture_of_a_flow_shows_it_alone_as_a_wire_would_also_of_who_joins_later,
     a_capture_goes_on_when_a_virtual_machine_comes_and_goes,
     a_capture_costs_nobody_anything_when_its_reader_is_slow_or_gone,
 ];
@@ -212,6 +215,50 @@ fn a_capture_holds_what_passes_between_workloads_and_outside(lab: &Lab) {
             .any(|it| it.interface == interface && contains(it.bytes, b"hello from a workload"))
     };
     assert!(seen_at(0) && seen_at(1));
+}
+
+fn a_capture_of_a_flow_shows_it_alone_as_a_wire_would_also_of_who_joins_later(lab: &Lab) {
+    lab.web_server("web", &[]);
+    let path = lab.path("home/flow.pcapng");
+    let (guest, port) = ("10.88.0.50", 40_000);
+    let flow = format!("tcp:{guest}:{port}-{UPSTREAM}:5201");
+    let words = ["capture", "--network", "bridge", "--segment", "--flow", &flow, "-w"];
+    let file = path.display().to_string();
+    let words = [&words[..], &[file.as_str()]].concat();
+    let mut capture = Background::start(&mut lab.lichen_with(&words), &lab.path("logs"));
+    let interfaces = || {
+        let file = fs::read(&path).unwrap_or_default();
+        blocks(&file).iter().filter(|block| block.kind == 1).count()
+    };
+    eventually("it runs, with who is there", || interfaces() == 1);
+    // The workload joins only now; of its two connections and what it asks of its neighbour one is wanted.
+    let talk = format!("curl -sS http://web/ && iperf3 -c {UPSTREAM} -n 2M -i 0 --cport {port}");
+    let talk = run(&mut lab.lichen(["run", "--ip", guest, "--", "sh", "-c", &talk]));
+    assert_eq!(talk.code, Some(0), "{}{}", talk.out, talk.err);
+    eventually("all is recorded", || fs::metadata(&path).expect("a file").len() > 2 << 20);
+    capture.interrupt();
+    eventually("it ends", || capture.ended() == Some(0));
+    assert!(capture.printed().contains(" 0 lost"), "{}", capture.printed());
+
+    let file = fs::read(&path).expect("a file");
+    let blocks = blocks(&file);
+    assert!(contains(blocks[0].body, b"Large segments are cut"), "the file says so");
+    assert_eq!(interfaces(), 2);
+    let packets = packets(&blocks);
+    assert!(packets.iter().all(|packet| packet.interface == 1), "who joined is the second");
+    let ports = |packet: &Packet<'_>| {
+        let at = |at: usize| u16::from_be_bytes([packet.bytes[at], packet.bytes[at + 1]]);
+        (at(34), at(36))
+    };
+    for packet in &packets {
+        assert!(packet.len <= 1514, "a frame of {} bytes", packet.len);
+        assert!(matches!(ports(packet), (40_000, 5201) | (5201, 40_000)), "{:?}", ports(packet));
+        let headers = Headers::parse(packet.bytes, ChecksumState::Full);
+        headers.expect("a frame with whole checksums");
+    }
+    let answers = packets.iter().filter(|packet| ports(packet) == (5201, port)).count();
+    assert!(answers > 0 && packets.len() - answers > (2 << 20) / 1460, "both directions");
+    println!("   {} frames, {answers} of them answers", packets.len());
 }
 
 fn a_capture_goes_on_when_a_virtual_machine_comes_and_goes(lab: &Lab) {

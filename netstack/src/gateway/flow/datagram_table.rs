@@ -1,5 +1,8 @@
 //! A table of flows that each have a datagram socket: found by key, closed when silent for too long, and
-//! the one that was idle longest making room when the table is full.
+//! the one that would be closed first making room when the table is full.
+//!
+//! The queue holds when each flow may have to be closed at the earliest; when that has come, it is put back if it has
+//! lived on.
 
 use std::time::Duration;
 
@@ -19,8 +22,10 @@ pub(super) struct Bounds {
     pub(super) kind: TokenKind,
     /// Flows at once.
     pub(super) flows: usize,
-    /// How long a silent flow lives.
+    /// How long a silent flow lives, unless its [`Entry::lifetime`] says otherwise.
     pub(super) lifetime: Duration,
+    /// The least that an [`Entry::lifetime`] says.
+    pub(super) shortest: Duration,
 }
 
 /// Flows by key. `F` is what a flow keeps besides its key and when it was last heard.
@@ -36,8 +41,17 @@ pub(super) struct Entry<F> {
     pub(super) key: FlowKey,
     /// Last datagram in either direction.
     pub(super) heard: Instant,
+    /// How long it lives after that.
+    pub(super) lifetime: Duration,
     pub(super) traffic: Traffic,
     pub(super) flow: F,
+}
+
+impl<F> Entry<F> {
+    /// When it is closed if it stays silent.
+    fn end(&self) -> Instant {
+        self.heard + self.lifetime
+    }
 }
 
 impl<F> DatagramTable<F> {
@@ -81,32 +95,31 @@ impl<F> DatagramTable<F> {
             kind: self.bounds.kind,
             index: u32::try_from(index).expect("a port has a few thousand flows"),
         };
-        let traffic = Traffic::default();
-        place.insert(Entry { key, heard: now, traffic, flow: open(token)? });
+        let (traffic, lifetime) = (Traffic::default(), self.bounds.lifetime);
+        place.insert(Entry { key, heard: now, lifetime, traffic, flow: open(token)? });
         self.index.insert(key, index);
-        self.idle.push(now, index);
+        self.idle.push(now + self.bounds.shortest, index);
         Ok(index)
     }
 
-    /// Closes the flow that was idle longest.
+    /// Closes the flow that would be closed first.
     pub(super) fn evict_oldest(&mut self) -> Option<Entry<F>> {
         let flows = &self.flows;
-        let oldest = self.idle.pop_oldest(|index| flows.get(index).map(|entry| entry.heard));
+        let oldest = self.idle.pop_oldest(|index| flows.get(index).map(Entry::end));
         oldest.map(|index| self.remove(index))
     }
 
     /// Closes a flow that was silent for its lifetime, if there is one.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Entry<F>> {
         let flows = &self.flows;
-        let expired = self.idle.pop_expired(now, self.bounds.lifetime, |index| {
-            flows.get(index).map(|entry| entry.heard)
-        });
+        let ends = |index| flows.get(index).map(Entry::end);
+        let expired = self.idle.pop_expired(now, Duration::ZERO, ends);
         expired.map(|index| self.remove(index))
     }
 
     /// When [`DatagramTable::expire`] may have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.idle.poll_timeout(self.bounds.lifetime)
+        self.idle.poll_timeout(Duration::ZERO)
     }
 
     /// Closes a flow before its time.
@@ -114,7 +127,7 @@ impl<F> DatagramTable<F> {
         self.remove(index);
         // Its place in the queue is left behind; many of those would be a leak.
         if self.idle.len() > 2 * self.bounds.flows {
-            self.idle.refill(self.flows.iter().map(|(index, entry)| (entry.heard, index)));
+            self.idle.refill(self.flows.iter().map(|(index, entry)| (entry.end(), index)));
         }
     }
 
@@ -152,8 +165,12 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds =
-        Bounds { kind: TokenKind::Udp, flows: 4, lifetime: Duration::from_secs(300) };
+    const BOUNDS: Bounds = Bounds {
+        kind: TokenKind::Udp,
+        flows: 4,
+        lifetime: Duration::from_secs(300),
+        shortest: Duration::from_secs(30),
+    };
 
     fn key(port: u16) -> FlowKey {
         let end = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -176,5 +193,26 @@ mod tests {
         assert_eq!(table.find(&key(1)), Some(first));
         assert!(table.expire(now + BOUNDS.lifetime).is_some());
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn a_flow_that_ends_sooner_is_closed_sooner_and_makes_room_before_those_that_were_idle_longer()
+    {
+        let mut table = DatagramTable::new(BOUNDS);
+        let at = |seconds: u64| Instant::from_micros(seconds * 1_000_000);
+        for port in 1..=4 {
+            let index =
+                table.insert(at(u64::from(port)), 0, key(port), |_| Ok::<_, ()>(())).unwrap();
+            if port > 2 {
+                table.get_mut(index).unwrap().lifetime = BOUNDS.shortest;
+            }
+        }
+        assert_eq!(table.make_room().map(|entry| entry.key), Some(key(3)));
+        assert!(table.expire(at(33)).is_none());
+        assert_eq!(table.expire(at(34)).map(|entry| entry.key), Some(key(4)));
+        assert!(table.expire(at(300)).is_none());
+        assert_eq!(table.poll_timeout(), Some(at(301)));
+        assert_eq!(table.expire(at(301)).map(|entry| entry.key), Some(key(1)));
+        assert_eq!(table.expire(at(302)).map(|entry| entry.key), Some(key(2)));
     }
 }

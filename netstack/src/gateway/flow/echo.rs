@@ -25,7 +25,8 @@ use crate::wire::ip::IpHeader;
 pub const MAX_FLOWS: usize = 256;
 /// How long a silent flow lives (RFC 5508 REQ-2: at least 60 s).
 pub const LIFETIME: Duration = Duration::from_secs(60);
-const BOUNDS: Bounds = Bounds { kind: TokenKind::Echo, flows: MAX_FLOWS, lifetime: LIFETIME };
+const BOUNDS: Bounds =
+    Bounds { kind: TokenKind::Echo, flows: MAX_FLOWS, lifetime: LIFETIME, shortest: LIFETIME };
 
 /// The echo flows of one port; each keeps its ping socket.
 pub struct EchoFlows<D> {

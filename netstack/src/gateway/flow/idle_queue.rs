@@ -1,4 +1,5 @@
-//! Which flow was idle longest, without touching the queue on every packet.
+//! Which flow was idle longest, without touching the queue on every packet; as well, which one ends first, where
+//! the times are those of the end.
 //!
 //! Each flow stands in the queue once, with the time it was active when it was queued. Whoever takes the
 //! first compares that with when the flow was last active, and puts it back at its true place if it has

@@ -8,6 +8,7 @@ mod datagram_table;
 mod direct;
 pub mod echo;
 pub mod idle_queue;
+mod one_shot;
 mod past;
 pub mod published;
 mod ring_memory;

@@ -34,8 +34,12 @@ pub const MAX_CLIENTS: usize = 4096;
 pub const LIFETIME: Duration = Duration::from_secs(300);
 /// New clients of one network in a second; three times as many at once. Loopback is not a network.
 pub const NEWCOMERS: u32 = 500;
-const BOUNDS: Bounds =
-    Bounds { kind: TokenKind::Published, flows: MAX_CLIENTS, lifetime: LIFETIME };
+const BOUNDS: Bounds = Bounds {
+    kind: TokenKind::Published,
+    flows: MAX_CLIENTS,
+    lifetime: LIFETIME,
+    shortest: LIFETIME,
+};
 /// The ports of the gateway that clients are shown as (RFC 6335 calls them dynamic).
 const FIRST_PORT: u16 = 49_152;
 

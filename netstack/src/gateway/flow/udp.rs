@@ -4,13 +4,16 @@
 //! and port (RFC 4787 calls it address and port-dependent), so a mapping is open to nobody but its peer.
 //!
 //! Datagrams of one flow that come in one batch leave in one system call.
+//!
+//! A flow that is no more than a question and its answer ([`one_shot`]) is closed sooner than a conversation.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::datagram_batch::Batch;
-use super::datagram_table::{Bounds, DatagramTable};
+use super::datagram_table::{Bounds, DatagramTable, Entry};
+use super::one_shot::{self, Exchange};
 use super::train::Train;
 use super::view::FlowView;
 use super::{FlowContext, FlowKey, Work};
@@ -33,7 +36,12 @@ use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN, emit_header, emit_partial_header};
 pub const MAX_FLOWS: usize = 4096;
 /// How long a silent flow lives (RFC 4787 REQ-5 recommends five minutes).
 pub const LIFETIME: Duration = Duration::from_secs(300);
-const BOUNDS: Bounds = Bounds { kind: TokenKind::Udp, flows: MAX_FLOWS, lifetime: LIFETIME };
+const BOUNDS: Bounds = Bounds {
+    kind: TokenKind::Udp,
+    flows: MAX_FLOWS,
+    lifetime: LIFETIME,
+    shortest: one_shot::LIFETIME,
+};
 /// Reads of one socket in one go.
 pub(super) const MAX_BURST: usize = 64;
 /// A packet of the guest that has as many hops left as its kernel gives by default leaves with what the
@@ -51,6 +59,7 @@ struct Flow<D> {
     socket: D,
     options: Options,
     quote: Quote,
+    exchange: Exchange,
 }
 
 /// One datagram (or several of equal size) of a guest.
@@ -200,6 +209,9 @@ impl<D: Datagram> UdpFlows<D> {
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.heard = cx.now;
         entry.traffic.from_guest += outgoing.payload.len() as u64;
+        let size = outgoing.segment_size.map_or(outgoing.payload.len(), usize::from);
+        entry.flow.exchange.ask(outgoing.payload.len().div_ceil(size.max(1)).max(1));
+        entry.choose_lifetime();
         entry.flow.quote = Quote::of(&outgoing);
         entry.flow.options.change(wanted, &mut entry.flow.socket);
         if let Some(size) = outgoing.segment_size {
@@ -237,7 +249,8 @@ impl<D: Datagram> UdpFlows<D> {
         }
         self.table.insert(cx.now, cx.slot, key, |token| {
             let socket = cx.host.open_udp(to, token)?;
-            Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY })
+            let (options, exchange) = (Options::default(), Exchange::default());
+            Ok(Flow { socket, options, quote: Quote::EMPTY, exchange })
         })
     }
 
@@ -280,6 +293,11 @@ impl<D: Datagram> UdpFlows<D> {
                 Ok(arrival) => {
                     entry.heard = cx.now;
                     entry.traffic.to_guest += arrival.len as u64;
+                    entry
+                        .flow
+                        .exchange
+                        .answer(arrival.len.div_ceil(arrival.segment_size.max(1)).max(1));
+                    entry.choose_lifetime();
                     if !train.add(&arrival) {
                         send_train(cx, remote, guest, &train, buffer, &mut self.identification);
                         train.restart(buffer, &arrival);
@@ -302,7 +320,7 @@ impl<D: Datagram> UdpFlows<D> {
         more
     }
 
-    /// Closes the flows that were silent for [`LIFETIME`].
+    /// Closes the flows that were silent for their lifetime.
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.table.expire(now).is_some() {}
     }
@@ -315,6 +333,13 @@ impl<D: Datagram> UdpFlows<D> {
     /// When [`UdpFlows::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.table.poll_timeout()
+    }
+}
+
+impl<D> Entry<Flow<D>> {
+    fn choose_lifetime(&mut self) {
+        let is_over = self.flow.exchange.is_over(self.key.remote.port());
+        self.lifetime = if is_over { one_shot::LIFETIME } else { LIFETIME };
     }
 }
 
