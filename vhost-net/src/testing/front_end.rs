@@ -30,8 +30,13 @@ const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
 const AVAILABLE: u64 = 0x4000;
 const USED: u64 = 0x8000;
 
-/// All features that the device offers, as QEMU's driver agrees to them.
+/// What a driver without segmentation agrees to: VERSION_1, PROTOCOL_FEATURES, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF,
+/// GUEST_CSUM, CSUM.
 pub const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 15 | 1 << 1 | 1;
+/// The same and all segmentation of TCP, each way and with both families.
+pub const WITH_TSO: u64 = FEATURES | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+/// The same and that of UDP: GUEST_USO4, GUEST_USO6, HOST_USO.
+pub const WITH_USO: u64 = WITH_TSO | 1 << 54 | 1 << 55 | 1 << 56;
 
 /// The ring to the guest, and the one from it.
 pub const TO_GUEST: usize = 0;
@@ -47,6 +52,7 @@ pub struct FrontEnd {
     calls: [Arc<OwnedFd>; 2],
     available: [u16; 2],
     seen: [u16; 2],
+    features: u64,
 }
 
 impl FrontEnd {
@@ -73,7 +79,13 @@ impl FrontEnd {
             calls: [event()?, event()?],
             available: [0; 2],
             seen: [0; 2],
+            features: FEATURES,
         })
+    }
+
+    /// Agrees to these features when it is set up, instead of [`FEATURES`].
+    pub fn agree_to(&mut self, features: u64) {
+        self.features = features;
     }
 
     /// The file that holds the memory.
@@ -132,7 +144,7 @@ impl FrontEnd {
         for ring in [0, 1] {
             self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
         }
-        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.send(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
         self.set_memory()?;
         for ring in [TO_GUEST, FROM_GUEST] {
             self.set_up_ring(ring)?;
@@ -144,7 +156,7 @@ impl FrontEnd {
     pub fn set_up_like_cloud_hypervisor(&mut self) -> io::Result<()> {
         self.send(SET_OWNER, &[], &[])?;
         self.ask(GET_FEATURES, &[])?;
-        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.send(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
         self.ask(GET_PROTOCOL_FEATURES, &[])?;
         self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3 | 1 << 15).to_ne_bytes(), &[])?;
         let mut body = vec![0; 8];

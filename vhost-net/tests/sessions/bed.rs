@@ -15,7 +15,7 @@ use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{FEATURES, FROM_GUEST, FrontEnd, TO_GUEST};
 
 /// The port that is attacked, and its neighbour.
 pub(crate) const A: PortId = PortId(1);
@@ -81,11 +81,19 @@ impl Bed {
 
     /// A guest that is set up and connected.
     pub(crate) fn guest(&self, port: PortId) -> FrontEnd {
-        let mut guest = self.connect(port);
+        self.guest_with(port, FEATURES)
+    }
+
+    /// The same, whose driver agrees to these features.
+    pub(crate) fn guest_with(&self, port: PortId, features: u64) -> FrontEnd {
         // An earlier connection may not have been seen to end yet; monitors try again.
-        while guest.set_up_like_qemu().is_err() {
-            guest = self.connect(port);
-        }
+        let guest = loop {
+            let mut guest = self.connect(port);
+            guest.agree_to(features);
+            if guest.set_up_like_qemu().is_ok() {
+                break guest;
+            }
+        };
         self.wait_for(port, |state| *state == LinkState::Connected);
         guest
     }

@@ -2,7 +2,7 @@
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::port::{Offloads, Port, Transmit};
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{FROM_GUEST, SIZE, TO_GUEST, WITH_TSO, WITH_USO};
 
 use crate::bed::{A, B, Bed, eventually, frame};
 
@@ -14,6 +14,22 @@ fn frames_pass_both_ways_after_the_messages_of_qemu() {
         bed.exchange(A, &mut guest, round);
     }
     assert_eq!(bed.with(A, |rings| rings.offloads()), Offloads::Checksum);
+}
+
+#[test]
+fn a_driver_is_given_whole_what_it_has_agreed_to_take_so() {
+    let bed = Bed::new();
+    for (features, expected) in [
+        (WITH_USO, Offloads::ChecksumTcpAndUdp),
+        (WITH_TSO, Offloads::ChecksumAndTcp),
+        // Without GUEST_CSUM neither means anything.
+        (WITH_USO & !2, Offloads::None),
+    ] {
+        let guest = bed.guest_with(A, features);
+        assert_eq!(bed.with(A, |rings| rings.offloads()), expected);
+        drop(guest);
+        bed.wait_for(A, |state| *state == LinkState::Waiting);
+    }
 }
 
 #[test]
