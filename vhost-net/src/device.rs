@@ -81,6 +81,11 @@ impl Device {
         self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
+    /// Whether the monitor may announce its guest.
+    pub(crate) fn is_told_of_guests(&self) -> bool {
+        self.protocol & VhostUserProtocolFeatures::RARP.bits() != 0
+    }
+
     /// Both rings, when they may run.
     pub(crate) fn port(
         &self,

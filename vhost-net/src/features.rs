@@ -16,6 +16,7 @@ const HOST_TSO4: u64 = 1 << 11;
 const HOST_TSO6: u64 = 1 << 12;
 const HOST_ECN: u64 = 1 << 13;
 const MRG_RXBUF: u64 = 1 << 15;
+const GUEST_ANNOUNCE: u64 = 1 << 21;
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 /// Of vhost-user: rings are enabled by a message of their own.
@@ -26,7 +27,8 @@ const GUEST_USO4: u64 = 1 << 54;
 const GUEST_USO6: u64 = 1 << 55;
 const HOST_USO: u64 = 1 << 56;
 
-/// Everything a guest may agree to. The control queue and the link's status stay with the monitor.
+/// Everything a guest may agree to. The control queue and the link's status stay with the monitor, and so does
+/// asking a guest to announce itself, which goes over both: to offer it only lets the monitor do so.
 pub(crate) const OFFERED: u64 = CSUM
     | GUEST_CSUM
     | MTU
@@ -37,6 +39,7 @@ pub(crate) const OFFERED: u64 = CSUM
     | HOST_TSO6
     | HOST_ECN
     | MRG_RXBUF
+    | GUEST_ANNOUNCE
     | INDIRECT_DESC
     | EVENT_IDX
     | PROTOCOL_FEATURES
@@ -48,7 +51,8 @@ pub(crate) const OFFERED: u64 = CSUM
 
 /// Everything a monitor may agree to.
 pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
-    VhostUserProtocolFeatures::REPLY_ACK
+    VhostUserProtocolFeatures::RARP
+        | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::RESET_DEVICE

@@ -160,7 +160,9 @@ impl Attacher for Attachments {
     fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()> {
         lock(&self.places).insert(spec.id, place);
         match spec.attachment {
-            Attachment::VhostUser => self.monitors.add(spec.id, UnixListener::from(socket)),
+            Attachment::VhostUser => {
+                self.monitors.add(spec.id, spec.mac, UnixListener::from(socket));
+            }
             Attachment::UnixStream => {
                 self.frames.add(spec.id, FrameSocket::Stream(UnixListener::from(socket)));
             }

@@ -38,6 +38,9 @@ pub const WITH_TSO: u64 = FEATURES | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
 /// The same and that of UDP: GUEST_USO4, GUEST_USO6, HOST_USO.
 pub const WITH_USO: u64 = WITH_TSO | 1 << 54 | 1 << 55 | 1 << 56;
 
+/// What QEMU agrees to of the protocol: RARP, REPLY_ACK.
+const QEMUS_PROTOCOL: u64 = 1 << 2 | 1 << 3;
+
 /// The ring to the guest, and the one from it.
 pub const TO_GUEST: usize = 0;
 /// See [`TO_GUEST`].
@@ -126,6 +129,17 @@ impl FrontEnd {
         Ok(body)
     }
 
+    /// Sends a message that wants a word about it, and answers what that was: zero when it was done. Both must
+    /// have agreed on REPLY_ACK.
+    pub fn ask_whether_done(&mut self, request: u32, body: &[u8]) -> io::Result<u64> {
+        let mut bytes = message(request, body);
+        bytes[4] |= 8;
+        self.send_raw(&bytes, &[])?;
+        let mut answer = [0; 20];
+        self.stream.read_exact(&mut answer)?;
+        Ok(u64::from_ne_bytes(answer[12..].try_into().expect("eight bytes")))
+    }
+
     /// Whether the device closes the connection, which it is waited for.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
@@ -139,7 +153,7 @@ impl FrontEnd {
     pub fn set_up_like_qemu(&mut self) -> io::Result<()> {
         self.ask(GET_FEATURES, &[])?;
         self.ask(GET_PROTOCOL_FEATURES, &[])?;
-        self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3).to_ne_bytes(), &[])?;
+        self.send(SET_PROTOCOL_FEATURES, &QEMUS_PROTOCOL.to_ne_bytes(), &[])?;
         self.send(SET_OWNER, &[], &[])?;
         for ring in [0, 1] {
             self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
@@ -340,6 +354,8 @@ pub const GET_PROTOCOL_FEATURES: u32 = 15;
 pub const SET_PROTOCOL_FEATURES: u32 = 16;
 /// `SET_VRING_ENABLE`.
 pub const SET_VRING_ENABLE: u32 = 18;
+/// `SEND_RARP`.
+pub const SEND_RARP: u32 = 19;
 /// `GET_INFLIGHT_FD`.
 pub const GET_INFLIGHT_FD: u32 = 31;
 /// `SET_INFLIGHT_FD`.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::counters::Counters;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
@@ -20,6 +20,8 @@ use lichen_vhost_net::testing::front_end::{FEATURES, FROM_GUEST, FrontEnd, TO_GU
 /// The port that is attacked, and its neighbour.
 pub(crate) const A: PortId = PortId(1);
 pub(crate) const B: PortId = PortId(2);
+/// The address of either's guest.
+pub(crate) const MAC: MacAddr = MacAddr([2, 0x4c, 10, 88, 0, 2]);
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<State>>);
@@ -66,7 +68,7 @@ impl Bed {
         let service = Service::start(kept.clone()).unwrap();
         for port in [A, B] {
             let path = folder.join(port.0.to_string());
-            service.add(port, UnixListener::bind(path).unwrap());
+            service.add(port, MAC, UnixListener::bind(path).unwrap());
         }
         Self { folder, kept, _service: service, _alone: alone }
     }
