@@ -17,6 +17,7 @@ const HOST_TSO6: u64 = 1 << 12;
 const HOST_ECN: u64 = 1 << 13;
 const MRG_RXBUF: u64 = 1 << 15;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
+const MQ: u64 = 1 << 22;
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 /// Of vhost-user: rings are enabled by a message of their own.
@@ -40,6 +41,7 @@ pub(crate) const OFFERED: u64 = CSUM
     | HOST_ECN
     | MRG_RXBUF
     | GUEST_ANNOUNCE
+    | MQ
     | INDIRECT_DESC
     | EVENT_IDX
     | PROTOCOL_FEATURES
@@ -51,7 +53,8 @@ pub(crate) const OFFERED: u64 = CSUM
 
 /// Everything a monitor may agree to.
 pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
-    VhostUserProtocolFeatures::RARP
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS

@@ -29,7 +29,7 @@ pub trait Datapath: Send + 'static {
     fn plug(&mut self, port: PortId, rings: VhostPort);
 
     /// Takes the rings out of use, and ends watching these kicks. When it returns, nobody uses them.
-    fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]);
+    fn unplug(&mut self, port: PortId, kicks: &[BorrowedFd<'_>]);
 
     /// The link has changed.
     fn tell(&mut self, port: PortId, state: LinkState);

@@ -110,7 +110,7 @@ pub(crate) struct Session {
     device: Arc<Mutex<Device>>,
     alarm: Arc<Alarm<Failure>>,
     /// The kicks that the datapath watches, while the rings run.
-    plugged: Option<[Arc<OwnedFd>; 2]>,
+    plugged: Option<Vec<Arc<OwnedFd>>>,
     /// Since when something is waited for that must come soon.
     waiting_since: Option<Instant>,
 }
@@ -194,7 +194,8 @@ impl Session {
     pub(crate) fn unplug(&mut self, datapath: &mut impl Datapath) -> bool {
         match self.plugged.take() {
             Some(kicks) => {
-                datapath.unplug(self.port, [kicks[0].as_fd(), kicks[1].as_fd()]);
+                let kicks: Vec<BorrowedFd<'_>> = kicks.iter().map(AsFd::as_fd).collect();
+                datapath.unplug(self.port, &kicks);
                 true
             }
             None => false,

@@ -8,7 +8,7 @@ mod vm;
 
 pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
-pub(crate) use vm::{AddVm, Attach as VmAttach, RmVm, RunVm, VmCommand, VmPlace};
+pub(crate) use vm::{AddVm, Attach as VmAttach, Queues, RmVm, RunVm, VmCommand, VmPlace};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

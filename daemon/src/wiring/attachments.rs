@@ -229,7 +229,7 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
         self.exchange(port, Attached::VhostUser(Box::new(rings)));
     }
 
-    fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, port: PortId, kicks: &[BorrowedFd<'_>]) {
         self.exchange(port, Attached::Unplugged);
         // The monitor holds them too, so closing ours would not end the watch. Wherever the port was, also when it has been
         // removed; and only now, since it is watched where it goes.

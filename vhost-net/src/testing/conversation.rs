@@ -60,7 +60,7 @@ impl Datapath for Rings {
         self.port = Some(rings);
     }
 
-    fn unplug(&mut self, _: PortId, _: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, _: PortId, _: &[BorrowedFd<'_>]) {
         assert!(self.port.take().is_some(), "rings rest that ran");
     }
 
@@ -113,7 +113,8 @@ pub fn conversation(data: &[u8]) -> Said {
 fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
     let [kind, flags, ring, small, which, count, twist, at] =
         <[u8; WORDS]>::try_from(words).expect("chunks of eight");
-    let index = u32::from(ring % 3);
+    // One beyond the last, now and then.
+    let index = u32::from(ring % 9);
     let number = [u32::from(small), 64, 1, u32::MAX][usize::from(flags >> 6)];
     let start = u64::from(small) * 4096;
     let table = |regions: u8| -> Vec<u8> {
@@ -127,9 +128,9 @@ fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedF
     let request = u32::from(kind % 48);
     let mut body = match request {
         2 => (super::front_end::FEATURES ^ u64::from(small >> 6)).to_ne_bytes().to_vec(),
-        16 => u64::from(small & 12).to_ne_bytes().to_vec(),
+        16 => u64::from(small & 13).to_ne_bytes().to_vec(),
         5 => table([1, 1, 1, small][usize::from(flags & 3)]),
-        9 => ring_address(index & 1),
+        9 => ring_address(index & 7),
         8 | 10 | 11 | 18 => pair(index, number),
         12..=14 => u64::from(index).to_ne_bytes().to_vec(),
         19 => [[2; 6], [small; 6]][usize::from(flags & 1)].into_iter().chain([0; 2]).collect(),

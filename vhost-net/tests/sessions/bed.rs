@@ -37,7 +37,7 @@ impl Datapath for Kept {
         self.0.lock().unwrap().ports.insert(port, rings);
     }
 
-    fn unplug(&mut self, port: PortId, _: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, port: PortId, _: &[BorrowedFd<'_>]) {
         self.0.lock().unwrap().ports.remove(&port);
     }
 
