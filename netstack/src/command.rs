@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -245,6 +245,8 @@ pub enum Answer {
         pid: u32,
         /// How many workers carry its frames.
         workers: u16,
+        /// For how many microseconds each looks for more before it sleeps.
+        busy_poll_us: u16,
     },
     /// The command is in force.
     Done,
