@@ -1,6 +1,6 @@
 //! Virtual machines on the network that containers are on.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -267,7 +267,17 @@ fn a_virtual_machine_with_two_processors_uses_two_pairs_of_rings(lab: &Lab) {
 fn announce(lab: &Lab, name: &str) {
     let path = lab.path(&format!("run/{name}.monitor"));
     let mut monitor = UnixStream::connect(path).expect("the monitor's own socket");
-    monitor.write_all(b"announce_self\n").expect("it reads");
+    monitor.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out above zero");
+    // Who hangs up before it has answered may not have been heard.
+    for words in ["announce_self\n", ""] {
+        let mut said = Vec::new();
+        while !said.ends_with(b"(qemu) ") {
+            let mut byte = [0];
+            monitor.read_exact(&mut byte).expect("a prompt");
+            said.extend(byte);
+        }
+        monitor.write_all(words.as_bytes()).expect("it reads");
+    }
 }
 
 /// Words for QEMU that let it be told to.

@@ -1,6 +1,7 @@
 //! Guests with several pairs of rings.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::counters::{Counters, DropReason};
@@ -8,7 +9,8 @@ use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port as _, Receive, Transmit};
 use lichen_netstack::testing::frames::{ethernet, udp};
 use lichen_vhost_net::testing::front_end::{
-    FROM_GUEST, FrontEnd, GET_QUEUE_NUM, SET_VRING_ENABLE, SET_VRING_NUM, SIZE, TO_GUEST, pair,
+    ADD_MEM_REG, FROM_GUEST, FrontEnd, GET_QUEUE_NUM, MEMORY, REM_MEM_REG, SET_VRING_ENABLE,
+    SET_VRING_NUM, SIZE, TO_GUEST, USER, pair, region,
 };
 
 use crate::bed::{A, B, Bed, MAC, eventually, frame};
@@ -253,6 +255,36 @@ fn a_guest_that_was_cut_off_comes_again_with_as_many_pairs_or_others() {
     bed.wait_for(A, |state| *state == LinkState::Connected);
     guest.transmit_on(FROM_GUEST + 6, &frame(7));
     assert_eq!(receive(&bed, A, 1000), [Ok(frame(7))]);
+}
+
+#[test]
+fn a_region_that_is_added_for_each_pair_is_there_until_each_has_removed_it() {
+    let bed = Bed::new();
+    let mut guest = bed.connect(A);
+    guest.have_pairs(2);
+    guest.set_up_like_cloud_hypervisor().unwrap();
+    let file = guest.file().try_clone().unwrap();
+    let body = [vec![0; 8], region(0, MEMORY, USER, 0)].concat();
+    guest.send(ADD_MEM_REG, &body, &[file.as_fd()]).unwrap();
+    guest.barrier().unwrap();
+    bed.exchange(A, &mut guest, 0);
+    guest.send(REM_MEM_REG, &body, &[]).unwrap();
+    guest.barrier().unwrap();
+    bed.exchange(A, &mut guest, 1);
+    guest.send(REM_MEM_REG, &body, &[]).unwrap();
+    guest.barrier().unwrap();
+    assert!(!bed.is_plugged(A), "its memory is gone");
+    guest.send(REM_MEM_REG, &body, &[]).unwrap();
+    assert!(guest.is_closed(), "once more than it was added");
+    bed.wait_for_trouble(A, "not there to be removed");
+
+    // The same place in another file is another region.
+    let mut guest = bed.connect(A);
+    guest.set_up_like_cloud_hypervisor().unwrap();
+    let other = bed.connect(B);
+    guest.send(ADD_MEM_REG, &body, &[other.file().as_fd()]).unwrap();
+    assert!(guest.is_closed());
+    bed.wait_for_trouble(A, "overlap");
 }
 
 #[test]
