@@ -67,6 +67,8 @@ pub enum DatapathState {
         version: String,
         /// How many workers carry its frames.
         workers: u16,
+        /// For how many microseconds each looks for more before it sleeps.
+        busy_poll_us: u16,
     },
     /// Not connected; control is starting it.
     Starting {

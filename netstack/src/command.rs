@@ -240,6 +240,8 @@ pub enum Answer {
         pid: u32,
         /// How many workers carry its frames.
         workers: u16,
+        /// For how many microseconds each looks for more before it sleeps.
+        busy_poll_us: u16,
     },
     /// The command is in force.
     Done,

@@ -67,6 +67,8 @@ drop_reasons! {
     StormLimit = "storm_limit",
     /// A descriptor chain of a virtual machine that is no frame, or no room for one.
     RingError = "ring_error",
+    /// A frame on a ring that a virtual machine has started and then switched off.
+    RingDisabled = "ring_disabled",
     /// A datagram of another sender than the port's virtual machine.
     Stranger = "stranger",
     /// A malformed IP header.

@@ -19,15 +19,19 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 
 use crate::bell;
 use crate::features::{self, OFFERED, PROTOCOL_FEATURES};
-use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError};
-use crate::port::{Failure, Notifiers, VhostPort};
+use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError, Shared};
+use crate::port::{Failure, VhostPort};
 use crate::queue::error::RingError;
 use crate::queue::from_guest::FromGuest;
 use crate::queue::layout::Layout;
 use crate::queue::to_guest::ToGuest;
+use crate::rings::{Notifiers, Receiving, Sending, Served};
 
-/// Rings of a device: to the guest, from the guest.
-const RINGS: usize = 2;
+/// Most pairs of rings: one worker serves all of a guest's, so that what more of them would win is processors of the
+/// guest that need not wait for each other.
+const MAX_PAIRS: usize = 4;
+/// Rings of a device: of each pair the one to the guest and the one from it.
+const RINGS: usize = 2 * MAX_PAIRS;
 
 /// One ring as far as it was set up.
 #[derive(Debug, Default)]
@@ -65,6 +69,13 @@ pub(crate) struct Device {
     rings: [Ring; RINGS],
 }
 
+impl Ring {
+    /// Where it lies, and its kick, once the monitor has started it.
+    fn started(&self) -> Option<([u64; 3], &Arc<OwnedFd>)> {
+        Some((self.addresses?, self.kick.as_ref()?))
+    }
+}
+
 impl Device {
     /// A device that nobody has set up.
     pub(crate) fn new() -> Self {
@@ -81,46 +92,69 @@ impl Device {
         self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
-    /// Both rings, when they may run.
+    /// Whether the monitor may announce its guest.
+    pub(crate) fn is_told_of_guests(&self) -> bool {
+        self.protocol & VhostUserProtocolFeatures::RARP.bits() != 0
+    }
+
+    /// The rings, when at least one in each direction may run.
     pub(crate) fn port(
         &self,
         alarm: &Arc<Alarm<Failure>>,
     ) -> std::result::Result<Option<VhostPort>, NotRunning> {
         let Some(memory) = self.memory.shared() else { return Ok(None) };
-        let explicit = self.features & PROTOCOL_FEATURES != 0 || self.features == 0;
-        let mut found = Vec::with_capacity(RINGS);
-        for ring in &self.rings {
-            let (Some(addresses), Some(kick)) = (ring.addresses, &ring.kick) else {
-                return Ok(None);
-            };
-            if explicit && !ring.is_enabled {
-                return Ok(None);
-            }
+        // To the guest, from the guest.
+        let runs = |first: usize| {
+            let mut rings = self.rings.iter().skip(first).step_by(2);
+            rings.any(|ring| ring.started().is_some() && self.served(ring) == Served::Enabled)
+        };
+        if !runs(0) || !runs(1) {
+            return Ok(None);
+        }
+        let (mut from_guest, mut to_guest) = (Vec::new(), Vec::new());
+        for (at, ring) in self.rings.iter().enumerate() {
+            let Some((addresses, kick)) = ring.started() else { continue };
+            let layout = self.layout(memory, ring.size, addresses)?;
             let notifiers = Notifiers { kick: Arc::clone(kick), call: ring.call.clone() };
-            found.push((ring.size, addresses, notifiers));
-        }
-        let agreed = features::ring_features(self.features);
-        let mut layouts = Vec::with_capacity(RINGS);
-        for (size, addresses, _) in &found {
-            let mut guest = [0; 3];
-            for (guest, user) in guest.iter_mut().zip(addresses) {
-                *guest = self.memory.translate(*user).ok_or(NotRunning::Address)?;
+            let (map, agreed) = (Arc::clone(&memory.map), features::ring_features(self.features));
+            match (at % 2, self.served(ring)) {
+                (0, Served::Enabled) => {
+                    to_guest.push(Receiving::new(ToGuest::resume(map, layout, agreed)?, notifiers));
+                }
+                // A guest is given nothing on a ring that it has switched off.
+                (0, Served::Disabled) => {}
+                (_, served) => {
+                    let ring = FromGuest::resume(map, layout, agreed)?;
+                    from_guest.push(Sending { ring, notifiers, served });
+                }
             }
-            if self.memory.is_blank(guest[0]) {
-                return Err(NotRunning::NotShared);
-            }
-            layouts.push(Layout::new(&memory.map, *size, guest[0], guest[1], guest[2])?);
         }
-        let to_guest = ToGuest::resume(Arc::clone(&memory.map), layouts[0], agreed)?;
-        let from_guest = FromGuest::resume(Arc::clone(&memory.map), layouts[1], agreed)?;
-        let [one, two] = <[_; RINGS]>::try_from(found).expect("as many as there are rings");
-        Ok(Some(VhostPort::new(
-            (from_guest, to_guest),
-            [one.2, two.2],
-            features::offloads(self.features),
-            memory.clone(),
-            Arc::clone(alarm),
-        )))
+        let offloads = features::offloads(self.features);
+        let rings = (from_guest, to_guest);
+        Ok(Some(VhostPort::new(rings, offloads, memory.clone(), Arc::clone(alarm))))
+    }
+
+    /// Whether frames of a ring that has been started are carried. Without PROTOCOL_FEATURES there is no message that
+    /// says so, and all are.
+    fn served(&self, ring: &Ring) -> Served {
+        let is_said = self.features & PROTOCOL_FEATURES != 0 || self.features == 0;
+        if is_said && !ring.is_enabled { Served::Disabled } else { Served::Enabled }
+    }
+
+    fn layout(
+        &self,
+        memory: &Shared,
+        size: u16,
+        addresses: [u64; 3],
+    ) -> std::result::Result<Layout, NotRunning> {
+        let mut guest = [0; 3];
+        for (guest, user) in guest.iter_mut().zip(addresses) {
+            *guest = self.memory.translate(user).ok_or(NotRunning::Address)?;
+        }
+        if self.memory.is_blank(guest[0]) {
+            return Err(NotRunning::NotShared);
+        }
+        Ok(Layout::new(&memory.map, size, guest[0], guest[1], guest[2])?)
     }
 
     /// How far each ring has come, as the used ring in its memory says.
@@ -137,10 +171,16 @@ impl Device {
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.rings.get_mut(index))
-            .ok_or_else(|| refused("the monitor names a ring that the device does not have"))
+        // Who did not agree on MQ may not know that there are more.
+        let multiple = self.protocol & VhostUserProtocolFeatures::MQ.bits() != 0;
+        let rings = if multiple { RINGS } else { 2 };
+        let ring = usize::try_from(index).ok().and_then(|at| self.rings[..rings].get_mut(at));
+        ring.ok_or_else(|| {
+            refused(&format!(
+                "the monitor names ring {index} of a device that has {rings}; start it with at most \
+                 {MAX_PAIRS} queue pairs"
+            ))
+        })
     }
 
     /// A ring that has not been started: its place cannot change while it runs.
@@ -296,7 +336,9 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(1)
+        // Rings, as the specification and cloud-hypervisor have it. QEMU takes it for pairs: who gives it too many is
+        // told when it names the first ring beyond.
+        Ok(RINGS as u64)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {

@@ -4,7 +4,8 @@
 //! - [`service`]: the thread that accepts monitors and hands running rings to the datapath
 //! - `session`, `device`, `features`, `memory`: one connection, what it sets up, what is agreed on
 //! - [`queue`]: the split ring itself (virtio 1.2, 2.7) in both directions
-//! - [`port`]: running rings as a port of the datapath
+//! - [`port`]: running rings as a port of the datapath; `rings`: one ring of it; `steering`: which one a frame
+//!   goes to
 //! - `bell`: waking a guest without waiting for it
 //! - `sigbus`: surviving memory that its owner cuts short
 //!
@@ -12,7 +13,7 @@
 //! on the copy, since it can change its memory under us; a bad chain costs that frame, a bad index that
 //! ring, a bad message that connection, and nothing costs another port anything.
 //!
-//! Deliberately absent: several queue pairs, packed rings, dirty logging for migration, the control queue and
+//! Deliberately absent: packed rings, dirty logging for migration, the control queue and
 //! the link's status (both stay with the monitor).
 #![deny(unsafe_code)]
 
@@ -30,11 +31,15 @@ pub mod port;
 #[cfg(target_os = "linux")]
 pub mod queue;
 #[cfg(target_os = "linux")]
+mod rings;
+#[cfg(target_os = "linux")]
 pub mod service;
 #[cfg(target_os = "linux")]
 mod session;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "a signal handler, and the pages that it maps")]
 mod sigbus;
+#[cfg(target_os = "linux")]
+mod steering;
 #[cfg(target_os = "linux")]
 pub mod testing;

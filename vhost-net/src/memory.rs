@@ -1,7 +1,7 @@
 //! The guest's memory as its monitor shares it: regions of files, mapped and checked.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionError;
@@ -51,9 +51,21 @@ pub(crate) struct Described {
 
 struct Region {
     described: Described,
+    /// How often it was added. QEMU 7.2 adds and removes each region for each pair of rings.
+    times: u32,
     // Before the mapping: a guard must not outlive what it guards.
     guard: Arc<Guard>,
     mapping: Arc<GuestRegionMmap>,
+}
+
+impl Region {
+    /// Whether it lies in that file.
+    fn is_of(&self, file: &File) -> Result<bool, MemoryError> {
+        let Some(own) = self.mapping.file_offset() else { return Ok(false) };
+        let own = own.file().metadata().map_err(MemoryError::File)?;
+        let other = file.metadata().map_err(MemoryError::File)?;
+        Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
+    }
 }
 
 /// All regions of one guest.
@@ -91,8 +103,15 @@ impl Memory {
         self.assemble()
     }
 
-    /// Adds one region.
+    /// Adds one region. The same of the same file may be added again, and is there until it was removed as often.
     pub(crate) fn add(&mut self, described: Described, file: File) -> Result<(), MemoryError> {
+        if let Some(known) = self.regions.iter_mut().find(|known| known.described == described) {
+            if !known.is_of(&file)? {
+                return Err(MemoryError::Overlap);
+            }
+            known.times = known.times.checked_add(1).ok_or(MemoryError::TooMany)?;
+            return Ok(());
+        }
         if self.regions.len() >= MAX_REGIONS {
             return Err(MemoryError::TooMany);
         }
@@ -107,6 +126,10 @@ impl Memory {
             (there.guest, there.user, there.len) == (described.guest, described.user, described.len)
         };
         let at = self.regions.iter().position(same).ok_or(MemoryError::Unknown)?;
+        self.regions[at].times -= 1;
+        if self.regions[at].times > 0 {
+            return Ok(());
+        }
         self.regions.remove(at);
         self.assemble()
     }
@@ -177,5 +200,5 @@ fn map(described: Described, file: File) -> Result<Region, MemoryError> {
     let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
     let guard = Guard::new(mapping.as_ptr(), size).map_err(MemoryError::Guard)?;
     let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Range)?;
-    Ok(Region { described, guard: Arc::new(guard), mapping: Arc::new(mapping) })
+    Ok(Region { described, times: 1, guard: Arc::new(guard), mapping: Arc::new(mapping) })
 }

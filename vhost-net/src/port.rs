@@ -1,7 +1,6 @@
 //! The port of a guest whose rings run.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use lichen_netstack::counters::{Counters, DropReason};
@@ -9,13 +8,12 @@ use lichen_netstack::port::alarm::Alarm;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
-use crate::bell;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
-use crate::queue::from_guest::FromGuest;
-use crate::queue::to_guest::{Delivered, ToGuest};
+use crate::rings::{Receiving, Room, Sending, Served, Turn};
+use crate::steering;
 
-/// Frames, and their bytes, that wait for a guest to post buffers.
+/// Frames, and their bytes, that wait for a guest to post buffers, on all rings together.
 const MAX_BACKLOG: usize = 1024;
 const MAX_BACKLOG_BYTES: usize = 1 << 20;
 
@@ -28,24 +26,13 @@ pub(crate) enum Failure {
     Memory,
 }
 
-/// One ring's descriptors for waking each other.
-#[derive(Clone, Debug)]
-pub(crate) struct Notifiers {
-    /// The guest has put something into the ring.
-    pub(crate) kick: Arc<OwnedFd>,
-    /// We have; a monitor that polls gives none.
-    pub(crate) call: Option<Arc<OwnedFd>>,
-}
-
-/// A running pair of rings. A ring error that is only one frame's costs that frame; one that breaks a ring
-/// turns the port off, and its session is told.
+/// A guest's running rings: at least one in each direction. A ring error that is only one frame's costs that
+/// frame; one that breaks a ring turns the port off, and its session is told.
 pub struct VhostPort {
-    from_guest: FromGuest,
-    to_guest: ToGuest,
-    notifiers: [Notifiers; 2],
+    from_guest: Vec<Sending>,
+    turn: Turn,
+    to_guest: Vec<Receiving>,
     offloads: Offloads,
-    backlog: VecDeque<Box<[u8]>>,
-    backlog_bytes: usize,
     errors: RingErrors,
     /// Errors that the next flush tells.
     untold: u32,
@@ -57,19 +44,17 @@ pub struct VhostPort {
 
 impl VhostPort {
     pub(crate) fn new(
-        (from_guest, to_guest): (FromGuest, ToGuest),
-        notifiers: [Notifiers; 2],
+        (from_guest, to_guest): (Vec<Sending>, Vec<Receiving>),
         offloads: Offloads,
         memory: Shared,
         alarm: Arc<Alarm<Failure>>,
     ) -> Self {
+        assert!(!from_guest.is_empty() && !to_guest.is_empty(), "one in each direction runs");
         Self {
             from_guest,
+            turn: Turn::first(),
             to_guest,
-            notifiers,
             offloads,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
             errors: RingErrors::default(),
             untold: 0,
             failed: None,
@@ -79,13 +64,16 @@ impl VhostPort {
     }
 
     /// What becomes readable when the guest has done something; each may be readable from before.
-    pub fn kicks(&self) -> [BorrowedFd<'_>; 2] {
-        [self.notifiers[0].kick.as_fd(), self.notifiers[1].kick.as_fd()]
+    pub fn kicks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let to_guest = self.to_guest.iter().map(|ring| ring.notifiers.kick());
+        to_guest.chain(self.from_guest.iter().map(|ring| ring.notifiers.kick()))
     }
 
     /// The same, to be kept by who ends the watch.
-    pub(crate) fn kick_owners(&self) -> [Arc<OwnedFd>; 2] {
-        [Arc::clone(&self.notifiers[0].kick), Arc::clone(&self.notifiers[1].kick)]
+    pub(crate) fn kick_owners(&self) -> Vec<Arc<OwnedFd>> {
+        let to_guest = self.to_guest.iter().map(|ring| &ring.notifiers);
+        let all = to_guest.chain(self.from_guest.iter().map(|ring| &ring.notifiers));
+        all.map(|notifiers| Arc::clone(&notifiers.kick)).collect()
     }
 
     /// What went wrong with the rings, by kind.
@@ -120,64 +108,66 @@ impl VhostPort {
         }
     }
 
-    /// Gives the guest what waits, as far as it goes.
-    fn drain(&mut self) {
-        while let Some(frame) = self.backlog.front() {
-            match self.to_guest.transmit(frame) {
-                Ok(Delivered::Full) => return,
-                Ok(Delivered::Sent) => {}
+    /// Gives the guest what waits for buffers of one ring, as far as it goes.
+    #[inline]
+    fn drain(&mut self, ring: usize) {
+        while self.failed.is_none() && self.to_guest[ring].is_behind() {
+            match self.to_guest[ring].drain() {
+                Ok(()) => return,
                 Err(error) => self.note_untold(error),
             }
-            if self.failed.is_some() {
-                return;
-            }
-            self.backlog_bytes -= self.backlog.pop_front().map_or(0, |frame| frame.len());
         }
     }
 
-    fn put_by(&mut self, frame: &[u8]) -> Transmit {
-        let fits = self.backlog_bytes + frame.len() <= MAX_BACKLOG_BYTES;
-        if !fits || self.backlog.len() >= MAX_BACKLOG {
-            return Transmit::Full;
-        }
-        self.backlog_bytes += frame.len();
-        self.backlog.push_back(frame.into());
-        Transmit::Sent
+    fn drain_all(&mut self) {
+        (0..self.to_guest.len()).for_each(|ring| self.drain(ring));
+    }
+
+    /// What may wait for one ring: an equal share, so that one that the guest neglects leaves the others theirs.
+    fn room(&self) -> Room {
+        let rings = self.to_guest.len();
+        Room { frames: MAX_BACKLOG / rings, bytes: MAX_BACKLOG_BYTES / rings }
     }
 }
 
 impl Port for VhostPort {
     fn receive(&mut self, buffer: &mut [u8]) -> Receive {
-        if !self.backlog.is_empty() {
-            // The guest may have kicked because it posted buffers.
-            self.drain();
-        }
+        // The guest may have kicked because it posted buffers.
+        self.drain_all();
         if self.failed.is_some() {
             return Receive::Empty;
         }
-        match self.from_guest.receive(buffer) {
-            Ok(Some(len)) => Receive::Frame(len),
-            Ok(None) => Receive::Empty,
-            Err(error) => {
-                self.note(error);
-                Receive::Dropped(DropReason::RingError)
+        let rings = self.from_guest.len();
+        for _ in 0..rings {
+            let ring = &mut self.from_guest[self.turn.ring(rings)];
+            match ring.ring.receive(buffer) {
+                Ok(None) => self.turn.pass_on(rings),
+                Ok(Some(len)) => {
+                    self.turn.count();
+                    return match ring.served {
+                        Served::Enabled => Receive::Frame(len),
+                        Served::Disabled => Receive::Dropped(DropReason::RingDisabled),
+                    };
+                }
+                Err(error) => {
+                    self.turn.count();
+                    self.note(error);
+                    return Receive::Dropped(DropReason::RingError);
+                }
             }
         }
+        Receive::Empty
     }
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
+        let ring = steering::ring_of(frame, self.to_guest.len());
+        self.drain(ring);
         if self.failed.is_some() {
             return Transmit::Full;
         }
-        if !self.backlog.is_empty() {
-            self.drain();
-            if !self.backlog.is_empty() {
-                return self.put_by(frame);
-            }
-        }
-        match self.to_guest.transmit(frame) {
-            Ok(Delivered::Sent) => Transmit::Sent,
-            Ok(Delivered::Full) => self.put_by(frame),
+        let room = self.room();
+        match self.to_guest[ring].transmit(frame, room) {
+            Ok(transmitted) => transmitted,
             Err(error) => {
                 self.note(error);
                 Transmit::Malformed
@@ -185,29 +175,24 @@ impl Port for VhostPort {
         }
     }
 
+    /// Nobody says yet for which ring: so it is asked of all.
     fn has_room(&mut self) -> bool {
-        if !self.backlog.is_empty() {
-            self.drain();
-        }
-        self.failed.is_none() && self.backlog.is_empty()
+        self.drain_all();
+        self.failed.is_none() && !self.to_guest.iter().any(Receiving::is_behind)
     }
 
     fn flush(&mut self, counters: &mut Counters) {
         if self.failed.is_some() {
             return self.tell(counters);
         }
-        let wanted = [self.to_guest.flush(), self.from_guest.flush()];
-        for (wanted, at) in wanted.into_iter().zip(0..) {
-            match wanted {
-                Ok(true) => {
-                    if let Some(call) = &self.notifiers[at].call
-                        && bell::ring(call.as_fd()).is_err()
-                    {
-                        self.note_untold(RingError::Call);
-                    }
-                }
-                Ok(false) => {}
-                Err(error) => self.note_untold(error),
+        for ring in 0..self.to_guest.len() {
+            if let Err(error) = self.to_guest[ring].flush() {
+                self.note_untold(error);
+            }
+        }
+        for ring in 0..self.from_guest.len() {
+            if let Err(error) = self.from_guest[ring].flush() {
+                self.note_untold(error);
             }
         }
         if self.memory.was_cut() {
@@ -217,11 +202,11 @@ impl Port for VhostPort {
     }
 
     fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {
-        self.kicks().into_iter().try_for_each(|kick| watch.begin_or_go_on(kick))
+        self.kicks().try_for_each(|kick| watch.begin_or_go_on(kick))
     }
 
     fn unwatch(&mut self, watch: &FrameWatch) {
-        self.kicks().into_iter().for_each(|kick| watch.end(kick));
+        self.kicks().for_each(|kick| watch.end(kick));
     }
 
     fn offloads(&self) -> Offloads {

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{MacAddr, PortId};
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
@@ -29,14 +29,14 @@ pub trait Datapath: Send + 'static {
     fn plug(&mut self, port: PortId, rings: VhostPort);
 
     /// Takes the rings out of use, and ends watching these kicks. When it returns, nobody uses them.
-    fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]);
+    fn unplug(&mut self, port: PortId, kicks: &[BorrowedFd<'_>]);
 
     /// The link has changed.
     fn tell(&mut self, port: PortId, state: LinkState);
 }
 
 enum Request {
-    Add { port: PortId, listener: UnixListener },
+    Add { port: PortId, mac: MacAddr, listener: UnixListener },
     Remove { port: PortId },
     Stop,
 }
@@ -66,10 +66,10 @@ impl Service {
         Ok(Self { requests, wake })
     }
 
-    /// Serves monitors that connect to `listener` as the port's guest. Replaces an earlier listener; a
-    /// session goes on.
-    pub fn add(&self, port: PortId, listener: UnixListener) {
-        self.ask(Request::Add { port, listener });
+    /// Serves monitors that connect to `listener` as the port's guest, whose Ethernet address that is. Replaces
+    /// an earlier listener; a session goes on.
+    pub fn add(&self, port: PortId, mac: MacAddr, listener: UnixListener) {
+        self.ask(Request::Add { port, mac, listener });
     }
 
     /// Ends the port's session and closes its listener.
@@ -104,6 +104,7 @@ fn session_token(port: PortId) -> u64 {
 
 /// One port's socket and who is connected to it.
 struct Place {
+    mac: MacAddr,
     listener: UnixListener,
     session: Option<Session>,
     state: LinkState,
@@ -154,8 +155,8 @@ impl<D: Datapath> Running<D> {
     fn obey(&mut self, queue: &mpsc::Receiver<Request>) -> bool {
         loop {
             match queue.try_recv() {
-                Ok(Request::Add { port, listener }) => {
-                    if let Err(error) = self.add(port, listener) {
+                Ok(Request::Add { port, mac, listener }) => {
+                    if let Err(error) = self.add(port, mac, listener) {
                         let reason = format!("its socket cannot be served: {error}");
                         self.datapath.tell(port, LinkState::Trouble { reason });
                     }
@@ -171,7 +172,7 @@ impl<D: Datapath> Running<D> {
         }
     }
 
-    fn add(&mut self, port: PortId, listener: UnixListener) -> io::Result<()> {
+    fn add(&mut self, port: PortId, mac: MacAddr, listener: UnixListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         self.watch(&listener, listener_token(port))?;
         match self.places.get_mut(&port) {
@@ -179,11 +180,13 @@ impl<D: Datapath> Running<D> {
                 // Others hold copies, so closing ours would not end the watch.
                 let _ = epoll::delete(&self.poller, &place.listener);
                 place.listener = listener;
+                place.mac = mac;
                 place.paused = None;
             }
             None => {
                 let state = LinkState::Waiting;
-                let place = Place { listener, session: None, state, turned_away: 0, paused: None };
+                let (session, turned_away, paused) = (None, 0, None);
+                let place = Place { mac, listener, session, state, turned_away, paused };
                 self.places.insert(port, place);
             }
         }
@@ -255,7 +258,8 @@ impl<D: Datapath> Running<D> {
             }
             return;
         }
-        let begun = Session::new(port, stream, Arc::clone(&self.wake), Instant::now());
+        let guest = (port, place.mac);
+        let begun = Session::new(guest, stream, Arc::clone(&self.wake), Instant::now());
         let watched = begun.and_then(|session| {
             self.watch(&session, session_token(port))?;
             Ok(session)

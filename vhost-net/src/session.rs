@@ -2,8 +2,8 @@
 //!
 //! The protocol itself is the crate `vhost`'s, behind a socket pair: it waits for bytes that are missing, and
 //! descriptors where none belong make it wait for ever. So a message is only read here, when it is there as
-//! a whole, and handed on as one piece. Two messages are taken here that the crate refuses and QEMU sends;
-//! and one that changes anything is handled while no ring is in use.
+//! a whole, and handed on as one piece. Three messages are taken here that the crate refuses and QEMU
+//! sends; and one that changes anything is handled while no ring is in use.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::alarm::Alarm;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -46,6 +46,7 @@ const SET_MEM_TABLE: u32 = 5;
 const SET_VRING_NUM: u32 = 8;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ENABLE: u32 = 18;
+const SEND_RARP: u32 = 19;
 const NET_SET_MTU: u32 = 20;
 const RESET_DEVICE: u32 = 34;
 const ADD_MEM_REG: u32 = 37;
@@ -87,9 +88,20 @@ struct Header {
     len: usize,
 }
 
+/// What a monitor is answered that asks for a word about its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    Refused,
+}
+
 /// A connection from its first byte to its last.
 pub(crate) struct Session {
     port: PortId,
+    /// The only address that the guest may send from.
+    mac: MacAddr,
+    /// How often the monitor has announced the guest.
+    announcements: u64,
     /// To the monitor.
     stream: UnixStream,
     /// To the handler, which has the other end.
@@ -98,7 +110,7 @@ pub(crate) struct Session {
     device: Arc<Mutex<Device>>,
     alarm: Arc<Alarm<Failure>>,
     /// The kicks that the datapath watches, while the rings run.
-    plugged: Option<[Arc<OwnedFd>; 2]>,
+    plugged: Option<Vec<Arc<OwnedFd>>>,
     /// Since when something is waited for that must come soon.
     waiting_since: Option<Instant>,
 }
@@ -106,7 +118,7 @@ pub(crate) struct Session {
 impl Session {
     /// Takes over an accepted connection.
     pub(crate) fn new(
-        port: PortId,
+        (port, mac): (PortId, MacAddr),
         stream: UnixStream,
         wake: Arc<OwnedFd>,
         now: Instant,
@@ -118,7 +130,18 @@ impl Session {
         let handler = BackendReqHandler::from_stream(handlers, Arc::clone(&device));
         let alarm = Arc::new(Alarm::new(wake));
         let waiting_since = Some(now);
-        Ok(Self { port, stream, inner, handler, device, alarm, plugged: None, waiting_since })
+        Ok(Self {
+            port,
+            mac,
+            announcements: 0,
+            stream,
+            inner,
+            handler,
+            device,
+            alarm,
+            plugged: None,
+            waiting_since,
+        })
     }
 
     /// When it is over unless something comes before.
@@ -171,7 +194,8 @@ impl Session {
     pub(crate) fn unplug(&mut self, datapath: &mut impl Datapath) -> bool {
         match self.plugged.take() {
             Some(kicks) => {
-                datapath.unplug(self.port, [kicks[0].as_fd(), kicks[1].as_fd()]);
+                let kicks: Vec<BorrowedFd<'_>> = kicks.iter().map(AsFd::as_fd).collect();
+                datapath.unplug(self.port, &kicks);
                 true
             }
             None => false,
@@ -251,7 +275,7 @@ impl Session {
                 if !self.device().has_features() =>
             {
                 self.device().set_vring_enable(index, enable == 1)?;
-                self.acknowledge(header)
+                self.acknowledge(header, Verdict::Done)
             }
             (NET_SET_MTU, Some(low), Some(high)) => {
                 // The monitor tells its guest; the network's own limit holds in any case.
@@ -259,10 +283,38 @@ impl Session {
                 if !(68..=65_535).contains(&mtu) {
                     return Err(Ended::Trouble(format!("the monitor sets an MTU of {mtu}")));
                 }
-                self.acknowledge(header)
+                self.acknowledge(header, Verdict::Done)
+            }
+            (SEND_RARP, Some(_), Some(_))
+                if header.len == 8
+                    && descriptors.is_empty()
+                    && self.device().is_told_of_guests() =>
+            {
+                let mac = message[HEADER_LEN..HEADER_LEN + 6].try_into().expect("six bytes");
+                self.handle_announcement(header, MacAddr(mac))
             }
             _ => self.hand_on(&message, &descriptors),
         }
+    }
+
+    /// The guest has moved here from another host, and its driver cannot tell so itself. Elsewhere switches
+    /// would learn where it is now; this one knows its guests' addresses from control, and neighbours have the
+    /// same one as before. So what is left is to see that it is the address of this place.
+    fn handle_announcement(&mut self, header: Header, announced: MacAddr) -> Result<(), Ended> {
+        self.announcements += 1;
+        let (port, times, mac) = (self.port, self.announcements, self.mac);
+        if announced == mac {
+            tracing::info!(%port, times, "a virtual machine is announced by its monitor");
+            return self.acknowledge(header, Verdict::Done);
+        }
+        // Not the connection's end: the guest may have the right address, which it can set itself.
+        if times.is_power_of_two() {
+            tracing::warn!(
+                %port, times,
+                "a monitor announces {announced}, which is not its guest's; start it with mac={mac}"
+            );
+        }
+        self.acknowledge(header, Verdict::Refused)
     }
 
     /// Reads a message that is there as a whole, with the descriptors that came with its header.
@@ -321,12 +373,14 @@ impl Session {
         Ok(handled?)
     }
 
-    fn acknowledge(&self, header: Header) -> Result<(), Ended> {
+    fn acknowledge(&self, header: Header, verdict: Verdict) -> Result<(), Ended> {
         if header.flags & NEED_REPLY == 0 || !self.device().replies() {
             return Ok(());
         }
-        let words = [header.request, REPLY, 8, 0, 0];
-        self.answer(&words.into_iter().flat_map(u32::to_ne_bytes).collect::<Vec<u8>>())
+        let mut answer: Vec<u8> =
+            [header.request, REPLY, 8].into_iter().flat_map(u32::to_ne_bytes).collect();
+        answer.extend(u64::from(verdict == Verdict::Refused).to_ne_bytes());
+        self.answer(&answer)
     }
 
     /// A monitor that does not read its answers is given up.

@@ -74,7 +74,8 @@ fn no_bytes_of_a_monitor_break_a_promise() {
     let sound: Vec<u8> = [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [15, 0, 0, 0, 0, 0, 0, 0],
-        [16, 0, 0, 8, 0, 0, 0, 0],
+        [16, 0, 0, 13, 0, 0, 0, 0],
+        [17, 0, 0, 0, 0, 0, 0, 0],
         [3, 0, 0, 0, 0, 0, 0, 0],
         [18, 0x80, 0, 0, 0, 0, 0, 0],
         [18, 0x80, 1, 0, 0, 0, 0, 0],
@@ -90,6 +91,17 @@ fn no_bytes_of_a_monitor_break_a_promise() {
         [9, 0, 1, 0, 0, 0, 0, 0],
         [12, 0, 1, 0, 0, 0, 0, 0],
         [13, 0, 1, 0, 1, 0, 0, 0],
+        [19, 8, 0, 0, 0, 0, 0, 0],
+        // A second pair, of which one ring is switched off again.
+        [8, 0x40, 2, 0, 0, 0, 0, 0],
+        [9, 0, 2, 0, 0, 0, 0, 0],
+        [12, 0, 2, 0, 0, 0, 0, 0],
+        [8, 0x40, 3, 0, 0, 0, 0, 0],
+        [9, 0, 3, 0, 0, 0, 0, 0],
+        [12, 0, 3, 0, 0, 0, 0, 0],
+        [18, 0x80, 2, 0, 0, 0, 0, 0],
+        [18, 0x80, 3, 0, 0, 0, 0, 0],
+        [18, 0, 3, 0, 0, 0, 0, 0],
         [11, 0, 0, 0, 0, 0, 0, 0],
         [11, 0, 1, 0, 0, 0, 0, 0],
     ]
@@ -103,7 +115,7 @@ fn no_bytes_of_a_monitor_break_a_promise() {
         }
         if random.below(4) == 0 {
             // A second life, or part of one, on the same connection.
-            data.extend_from_slice(&sound[8 * random.below(18)..]);
+            data.extend_from_slice(&sound[8 * random.below(28)..]);
         }
         let said = conversation(&data);
         total.messages += said.messages;

@@ -8,7 +8,7 @@ mod vm;
 
 pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
-pub(crate) use vm::{AddVm, Attach as VmAttach, RmVm, RunVm, VmCommand, VmPlace};
+pub(crate) use vm::{AddVm, Attach as VmAttach, Queues, RmVm, RunVm, VmCommand, VmPlace};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -355,7 +355,8 @@ pub(crate) struct RmPort {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Any command starts the daemon when none runs; there is no need to do it by hand.
-Whatever starts it may say LICHEN_LOG (what is logged) and LICHEN_WORKERS (threads that carry frames, 1).
+Whatever starts it may say LICHEN_LOG (what is logged), LICHEN_WORKERS (threads that carry frames, 1) and
+LICHEN_BUSY_POLL_US (for how long each looks for more before it sleeps, 0).
 
 Examples:
   lichen daemon

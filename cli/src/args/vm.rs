@@ -40,6 +40,7 @@ Its monitor connects to a socket, and speaks there what --attach says:
 
 Examples:
   lichen vm add db
+  lichen vm add db --queues 4
   lichen vm add db --attach dgram
   lichen vm add db --network backend --ip 10.89.0.10 -p 5432:5432
   lichen vm add db -o json"
@@ -59,9 +60,46 @@ pub(crate) struct VmPlace {
     /// How frames come from the virtual machine [default: vhost-user]
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) attach: Option<Attach>,
+    /// Pairs of rings that the guest may use, 1 to 4; over vhost-user [default: 1]
+    #[arg(long, value_name = "N", value_parser = queues)]
+    pub(crate) queues: Option<Queues>,
 }
 
+/// Pairs of rings, as many as the datapath offers at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queues(pub(crate) u16);
+
+impl Queues {
+    /// What every guest can do with.
+    pub(crate) const ONE: Self = Self(1);
+    const MOST: u16 = 4;
+}
+
+fn queues(said: &str) -> Result<Queues, String> {
+    let number = said.parse().ok().filter(|number| (1..=Queues::MOST).contains(number));
+    number.map(Queues).ok_or_else(|| format!("a guest has 1 to {} pairs of rings", Queues::MOST))
+}
+
+/// Rings, where there are none.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--queues is for --attach vhost-user, whose guests have rings; over {0} every frame takes the one socket, \
+     so leave it out"
+)]
+pub(crate) struct NoQueues(&'static str);
+
 impl VmPlace {
+    /// How many pairs of rings the guest is started with, at a place whose frames come like that, or at one that is
+    /// made by these words.
+    pub(crate) fn queues(&self, there: Option<VmAttachment>) -> Result<Queues, NoQueues> {
+        let attachment = there.or(self.attach.map(Attach::meant)).unwrap_or_default();
+        match (attachment, self.queues) {
+            (_, None) => Ok(Queues::ONE),
+            (VmAttachment::VhostUser, Some(queues)) => Ok(queues),
+            (other, Some(_)) => Err(NoQueues(other.name())),
+        }
+    }
+
     /// The request for a virtual machine of that name.
     pub(crate) fn request(&self, name: String) -> CreateWorkload {
         CreateWorkload {
@@ -100,6 +138,7 @@ vhost-user; everything else is yours. A place that `vm add` made is used and sta
 Examples:
   lichen vm run db -- qemu-system-x86_64 -m 1G -nographic -drive file=db.img,format=raw
   lichen vm run db -p 5432:5432 -- qemu-system-x86_64 -M q35 -m 2G -drive file=db.qcow2
+  lichen vm run db --queues 2 -- qemu-system-x86_64 -smp 2 -m 2G -drive file=db.qcow2
 
 Exit codes: QEMU's own; 125 when Lichen failed, 126 when QEMU cannot be executed, 127 when it was not found."
 )]
@@ -122,4 +161,17 @@ pub(crate) struct RmVm {
     /// Names of virtual machines
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_to_four_pairs_are_taken_and_anything_else_refused() {
+        assert_eq!((queues("1"), queues("4")), (Ok(Queues(1)), Ok(Queues(4))));
+        for said in ["0", "5", "-1", "two", "", "65537"] {
+            assert!(queues(said).unwrap_err().contains("1 to 4"), "{said}");
+        }
+    }
 }

@@ -24,9 +24,13 @@ pub(crate) async fn status(format: Output) -> Outcome {
 fn lines(status: &Status) -> Vec<(&'static str, String)> {
     let resolvers: Vec<String> = status.resolvers.iter().map(ToString::to_string).collect();
     let datapath = match &status.datapath.state {
-        DatapathState::Running { pid, version, workers } => {
+        DatapathState::Running { pid, version, workers, busy_poll_us } => {
+            let busy_poll = match *busy_poll_us {
+                0 => String::new(),
+                micros => format!(", busy-poll {micros} µs"),
+            };
             format!(
-                "running (version {version}, process {pid}, workers {workers}, restarts {})",
+                "running (version {version}, process {pid}, workers {workers}{busy_poll}, restarts {})",
                 status.datapath.restarts
             )
         }

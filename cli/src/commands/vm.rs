@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::each::{each, told};
-use crate::args::{AddVm, Output, Place, RmVm, RunVm, VmAttach, VmCommand, VmPlace};
+use crate::args::{AddVm, Output, Place, Queues, RmVm, RunVm, VmAttach, VmCommand, VmPlace};
 use crate::daemon::DaemonError;
 use crate::vmm::qemu::{self, Memory, Version};
 use crate::vmm::{Nic, Start};
@@ -36,8 +36,8 @@ struct Described {
 }
 
 impl Described {
-    fn new(workload: Workload) -> Result<Self, NotAVm> {
-        let nic = Nic::of(&workload).ok_or_else(|| NotAVm(workload.name.clone()))?;
+    fn new(workload: Workload, queues: Queues) -> Result<Self, NotAVm> {
+        let nic = Nic::of(&workload, queues).ok_or_else(|| NotAVm(workload.name.clone()))?;
         let version = version_of(OsStr::new(&system_emulator())).ok().flatten();
         let start = Start::of(&nic, EXAMPLE_MEMORY, version);
         Ok(Self { workload, start })
@@ -71,7 +71,7 @@ pub(crate) async fn vm(command: &VmCommand, format: Output) -> Outcome {
             let (found, mut code) = each(names, async |name| client.workload(name).await).await;
             let mut described = Vec::new();
             for workload in found {
-                match Described::new(workload) {
+                match Described::new(workload, Queues::ONE) {
                     Ok(vm) => described.push(vm),
                     Err(error) => {
                         eprintln!("lichen: {error}");
@@ -99,9 +99,10 @@ fn row(vm: &Workload) -> Vec<String> {
 }
 
 async fn show_added(add: &AddVm, format: Output) -> Outcome {
+    let queues = add.place.queues(None)?;
     let (client, lease) = daemon::create_workload(&add.place.request(add.name.clone())).await?;
     let name = lease.name;
-    let described = Described::new(client.workload(&name).await?)?;
+    let described = Described::new(client.workload(&name).await?, queues)?;
     if format == Output::Json {
         output::json(&described)?;
         return Ok(ExitCode::SUCCESS);
@@ -186,6 +187,8 @@ pub(crate) fn run(arguments: &RunVm, runtime: &Runtime) -> Outcome {
         None | Some(VmAttach::VhostUser) => Memory::Ours,
         Some(VmAttach::Stream | VmAttach::Dgram) => Memory::Theirs,
     };
+    // Before a place is made for it; one that is there may still speak something else.
+    arguments.place.queues(None)?;
     let machine = qemu::read(&arguments.command, whose)?;
     let program = &arguments.command[0];
     let version = match version_of(program) {
@@ -194,7 +197,8 @@ pub(crate) fn run(arguments: &RunVm, runtime: &Runtime) -> Outcome {
     };
     let client = runtime.block_on(daemon::connect())?;
     let (vm, made) = runtime.block_on(place(arguments, &client))?;
-    let nic = Nic::of(&vm).ok_or_else(|| NotAVm(vm.name.clone()))?;
+    let queues = arguments.place.queues(vm.attachment)?;
+    let nic = Nic::of(&vm, queues).ok_or_else(|| NotAVm(vm.name.clone()))?;
     // Only comes back when it failed.
     let error = Command::new(program)
         .args(&arguments.command[1..])
@@ -250,7 +254,12 @@ async fn place(arguments: &RunVm, client: &Client) -> Result<(Workload, Made), B
 }
 
 /// Whether the options leave a place as it is.
-fn describes_nothing_else(VmPlace { place, attach }: &VmPlace, there: &Workload) -> bool {
+///
+/// How many rings there are is the monitor's affair, as the memory's size is: the place offers all that it has.
+fn describes_nothing_else(
+    VmPlace { place, attach, queues: _ }: &VmPlace,
+    there: &Workload,
+) -> bool {
     let Place { network, ip, mac, publish, allow_host, snat } = place;
     attach.is_none_or(|attach| there.attachment == Some(attach.meant()))
         && network.is_none()

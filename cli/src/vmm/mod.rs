@@ -8,6 +8,7 @@ use lichen_api::{VmAttachment, Workload};
 use serde::Serialize;
 
 use self::qemu::{Machine, Version};
+use crate::args::Queues;
 
 /// What a monitor must know of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +23,13 @@ pub(crate) struct Nic {
     pub(crate) mac: String,
     /// Largest IP packet in bytes.
     pub(crate) mtu: u16,
+    /// Pairs of rings, where it has rings.
+    pub(crate) queues: Queues,
 }
 
 impl Nic {
-    /// The place of a virtual machine; `None` for another kind of workload.
-    pub(crate) fn of(workload: &Workload) -> Option<Self> {
+    /// The place of a virtual machine, for one with so many pairs of rings; `None` for another kind of workload.
+    pub(crate) fn of(workload: &Workload, queues: Queues) -> Option<Self> {
         let socket = workload.socket.clone()?;
         // As long as the socket's path, so it fits where that does.
         let peer = format!("{}.peer", socket.strip_suffix(".sock").unwrap_or(&socket));
@@ -36,6 +39,7 @@ impl Nic {
             peer,
             mac: workload.mac.clone(),
             mtu: workload.mtu,
+            queues,
         })
     }
 }
@@ -77,5 +81,6 @@ pub(crate) fn example(attachment: VmAttachment) -> Nic {
         peer: "/run/db.peer".into(),
         mac: "02:4c:0a:58:00:02".into(),
         mtu: 1500,
+        queues: Queues::ONE,
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use lichen_api::VmAttachment;
 
 use super::Nic;
+use crate::args::Queues;
 
 /// Name of our memory object.
 const MEMORY: &str = "lichen-memory";
@@ -267,7 +268,7 @@ fn backend(nic: &Nic, version: Option<Version>) -> Vec<String> {
             "-chardev".to_owned(),
             format!("socket,id={NET},path={socket},{reconnect}"),
             "-netdev".to_owned(),
-            format!("vhost-user,id={NET},chardev={NET}"),
+            format!("vhost-user,id={NET},chardev={NET}{}", several(nic, "queues", nic.queues.0)),
         ],
         VmAttachment::Stream => {
             let mut stream =
@@ -283,6 +284,14 @@ fn backend(nic: &Nic, version: Option<Version>) -> Vec<String> {
                 "dgram,id={NET},local.type=unix,local.path={peer},remote.type=unix,remote.path={socket}"
             ),
         ],
+    }
+}
+
+/// An option that only a guest with several pairs of rings needs.
+fn several(nic: &Nic, name: &str, value: u16) -> String {
+    match nic.queues {
+        Queues::ONE => String::new(),
+        Queues(_) => format!(",{name}={value}"),
     }
 }
 
@@ -304,10 +313,16 @@ fn device(nic: &Nic, machine: &Machine, version: Option<Version>) -> String {
     if *mtu != 1500 {
         device.push_str(&format!(",host_mtu={mtu}"));
     }
+    if nic.queues != Queues::ONE {
+        device.push_str(",mq=on");
+    }
     // QEMU 7 crashes under TCG when a vhost-user device raises a message-signalled interrupt.
     let is_vhost = nic.attachment == VmAttachment::VhostUser;
     if is_old_emulation(machine, version) && is_vhost && machine.bus == Bus::Pci {
         device.push_str(",vectors=0");
+    } else if machine.bus == Bus::Pci {
+        // One for each ring, one for the control queue, one for changes of the configuration.
+        device.push_str(&several(nic, "vectors", 2 * nic.queues.0 + 2));
     }
     device
 }
@@ -421,6 +436,20 @@ mod tests {
             micro.contains("virtio-net-device") && micro.ends_with("force-legacy=false"),
             "{micro}"
         );
+    }
+
+    #[test]
+    fn several_pairs_of_rings_are_asked_for_at_the_socket_and_at_the_device() {
+        let nic = Nic { queues: Queues(2), ..nic() };
+        let line = |machine: &Machine, version| arguments(&nic, machine, version).join(" ");
+        let pc = Machine::of_memory("1G");
+        let new = line(&pc, Some(Version(8, 2)));
+        assert!(new.contains("-netdev vhost-user,id=lichen0,chardev=lichen0,queues=2 "), "{new}");
+        assert!(new.ends_with(",mac=02:4c:0a:58:00:02,mq=on,vectors=6"), "{new}");
+        let old = line(&pc, Some(Version(7, 2)));
+        assert!(old.contains(",mq=on,vectors=0 "), "{old}");
+        let micro = line(&Machine { bus: Bus::Mmio, ..pc }, None);
+        assert!(micro.contains(",mq=on ") && !micro.contains("vectors"), "{micro}");
     }
 
     #[test]

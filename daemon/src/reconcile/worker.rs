@@ -354,6 +354,7 @@ impl Running {
             pid: greeting.pid,
             version: greeting.version,
             workers: greeting.workers,
+            busy_poll_us: greeting.busy_poll_us,
         };
         drop(seen);
         Ok(Connection { applier, since: Instant::now() })

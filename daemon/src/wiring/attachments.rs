@@ -160,7 +160,9 @@ impl Attacher for Attachments {
     fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()> {
         lock(&self.places).insert(spec.id, place);
         match spec.attachment {
-            Attachment::VhostUser => self.monitors.add(spec.id, UnixListener::from(socket)),
+            Attachment::VhostUser => {
+                self.monitors.add(spec.id, spec.mac, UnixListener::from(socket));
+            }
             Attachment::UnixStream => {
                 self.frames.add(spec.id, FrameSocket::Stream(UnixListener::from(socket)));
             }
@@ -227,7 +229,7 @@ impl<F: FnMut(PortId, LinkState) + Send + 'static> Datapath for Plugs<F> {
         self.exchange(port, Attached::VhostUser(Box::new(rings)));
     }
 
-    fn unplug(&mut self, port: PortId, kicks: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, port: PortId, kicks: &[BorrowedFd<'_>]) {
         self.exchange(port, Attached::Unplugged);
         // The monitor holds them too, so closing ours would not end the watch. Wherever the port was, also when it has been
         // removed; and only now, since it is watched where it goes.

@@ -61,6 +61,8 @@ pub struct Greeting {
     pub pid: u32,
     /// How many workers carry its frames.
     pub workers: u16,
+    /// For how many microseconds each looks for more before it sleeps.
+    pub busy_poll_us: u16,
 }
 
 /// The link to one datapath.
@@ -89,8 +91,8 @@ impl DatapathLink {
         let mut this = Self { link, answers };
         let hello = Command::Hello { protocol: PROTOCOL, version: lichen_api::VERSION.to_owned() };
         match this.ask(&hello, None)? {
-            Answer::Hello { protocol: PROTOCOL, version, pid, workers } => {
-                Ok((this, Greeting { version, pid, workers }))
+            Answer::Hello { protocol: PROTOCOL, version, pid, workers, busy_poll_us } => {
+                Ok((this, Greeting { version, pid, workers, busy_poll_us }))
             }
             Answer::Hello { protocol, version, .. } => Err(AskError::Skew { version, protocol }),
             Answer::Refused { reason } => Err(AskError::Refused(reason)),
@@ -194,6 +196,7 @@ mod tests {
             version: "0.0.9".into(),
             pid: 7,
             workers: 2,
+            busy_poll_us: 50,
         })
         .unwrap()
     }
@@ -219,7 +222,8 @@ mod tests {
             let _ = sender.send(what);
         })
         .unwrap();
-        assert_eq!(greeting, Greeting { version: "0.0.9".into(), pid: 7, workers: 2 });
+        let (version, pid) = ("0.0.9".to_owned(), 7);
+        assert_eq!(greeting, Greeting { version, pid, workers: 2, busy_poll_us: 50 });
         assert_eq!(link.ask(&Command::Inventory, None).unwrap(), Answer::Done);
         assert!(matches!(unasked.recv().unwrap(), Unasked::Event(told) if told == event));
         assert!(matches!(unasked.recv().unwrap(), Unasked::Closed));

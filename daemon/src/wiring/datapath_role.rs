@@ -31,7 +31,7 @@ use super::capture::{Captures, Member};
 use super::descriptors;
 use super::link::{Link, LinkError};
 use super::name_service::Names;
-use super::workers;
+use super::workers::{self, Wanted};
 use crate::causes::chain;
 
 /// A control that does not read for this long is given up.
@@ -73,15 +73,17 @@ fn run() -> Result<(), RoleError> {
     // Fails for a process group leader, which then has a session of its own already.
     let _ = rustix::process::setsid();
     let descriptors = descriptors::raise()?;
-    let workers = workers::wanted()?;
+    let wanted = workers::wanted()?;
     let socket = RuntimeDirectory::prepare()?.datapath_socket();
     let listener = listen(&socket)
         .map_err(|source| RoleError::Listen { path: socket.display().to_string(), source })?;
     // Nobody needs to share a secret, and so nobody does.
     let part = |_| Ok((Names::new(random()?)?, random()?));
-    let parts = (0..workers).map(part).collect::<io::Result<_>>().map_err(RoleError::Worker)?;
+    let parts =
+        (0..wanted.workers).map(part).collect::<io::Result<_>>().map_err(RoleError::Worker)?;
     let (loops, handles) = WorkerLoop::prepare(parts, descriptors::for_flows(descriptors))
         .map_err(RoleError::Worker)?;
+    let loops = loops.into_iter().map(|worker| worker.busy_polling(wanted.busy_poll())).collect();
     let (events, told) = mpsc::channel();
     let links = events.clone();
     let attachments = Attachments::new(handles.clone(), move |port, state| {
@@ -95,11 +97,14 @@ fn run() -> Result<(), RoleError> {
         datapath: Mutex::new(datapath),
         control: Mutex::new(None),
         captures: Captures::default(),
+        wanted,
     });
     let for_events = Arc::clone(&shared);
     thread::spawn(move || for_events.forward_events(&told, &counts));
     thread::spawn(move || shared.accept(&listener, &counted));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), descriptors, workers, "the datapath runs");
+    let Wanted { workers, busy_poll_us } = wanted;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, descriptors, workers, busy_poll_us, "the datapath runs");
     let result = run_all(loops, &events);
     // Only now: a control that sees the socket vanish finds nobody behind it.
     let _ = std::fs::remove_file(&socket);
@@ -170,6 +175,8 @@ struct Shared {
     /// Where events go; answers go the same way, so that messages never mix.
     control: Mutex<Option<Link>>,
     captures: Captures,
+    /// How the workers run.
+    wanted: Wanted,
 }
 
 impl Shared {
@@ -241,9 +248,7 @@ impl Shared {
         counted: &mpsc::Receiver<(u16, Counted)>,
     ) -> Answer {
         match command {
-            Command::Hello { protocol, version } => {
-                hello(protocol, &version, self.datapath().workers())
-            }
+            Command::Hello { protocol, version } => hello(protocol, &version, self.wanted),
             Command::Inventory => Answer::Inventory(self.datapath().inventory()),
             Command::Statistics => {
                 let parts = self.count(counted, Datapath::request_statistics, |it| match it {
@@ -407,11 +412,12 @@ fn taken(result: Result<OwnedFd, CommandError>) -> (Answer, Option<OwnedFd>) {
     }
 }
 
-fn hello(protocol: u32, version: &str, workers: u16) -> Answer {
+fn hello(protocol: u32, version: &str, wanted: Wanted) -> Answer {
     if protocol == PROTOCOL {
         let pid = std::process::id();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        return Answer::Hello { protocol: PROTOCOL, version, pid, workers };
+        let Wanted { workers, busy_poll_us } = wanted;
+        return Answer::Hello { protocol: PROTOCOL, version, pid, workers, busy_poll_us };
     }
     let reason = format!(
         "control {version} speaks protocol {protocol}, this datapath speaks {PROTOCOL}; \

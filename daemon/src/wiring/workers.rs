@@ -1,26 +1,79 @@
-//! How many workers carry the frames.
+//! How the workers that carry the frames run, as whatever starts them says.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
-/// Where that is said.
-const VARIABLE: &str = "LICHEN_WORKERS";
-/// More than anybody needs; between each two there are queues.
-const MOST: u16 = 16;
+/// How many there are. Sixteen are more than anybody needs; between each two there are queues.
+const WORKERS: Setting = Setting {
+    variable: "LICHEN_WORKERS",
+    meaning: "how many workers carry frames",
+    least: 1,
+    most: 16,
+    unsaid: 1,
+};
+/// How long each looks for more before it sleeps. A millisecond is far beyond any answer that is worth it.
+const BUSY_POLL: Setting = Setting {
+    variable: "LICHEN_BUSY_POLL_US",
+    meaning: "for how many microseconds a worker looks for more before it sleeps",
+    least: 0,
+    most: 1000,
+    unsaid: 0,
+};
+
+/// What is wanted of a datapath that starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// How many workers.
+    pub workers: u16,
+    /// For how many microseconds each looks for more before it sleeps.
+    pub busy_poll_us: u16,
+}
+
+impl Wanted {
+    /// For how long each worker looks for more before it sleeps.
+    pub fn busy_poll(&self) -> Duration {
+        Duration::from_micros(self.busy_poll_us.into())
+    }
+}
 
 /// What was said is no such number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{VARIABLE} is {0:?}; set it to how many workers carry frames, 1 to {MOST}, or not at all")]
-pub struct Invalid(OsString);
-
-/// How many are wanted of a datapath that starts now.
-pub fn wanted() -> Result<u16, Invalid> {
-    parse(std::env::var_os(VARIABLE))
+#[error("{variable} is {said:?}; set it to {meaning}, {least} to {most}, or not at all")]
+pub struct Invalid {
+    variable: &'static str,
+    said: OsString,
+    meaning: &'static str,
+    least: u16,
+    most: u16,
 }
 
-fn parse(said: Option<OsString>) -> Result<u16, Invalid> {
-    let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok(1) };
-    let number = said.to_str().and_then(|said| said.parse().ok());
-    number.filter(|number| (1..=MOST).contains(number)).ok_or(Invalid(said))
+/// What is wanted of a datapath that starts now.
+pub fn wanted() -> Result<Wanted, Invalid> {
+    Ok(Wanted { workers: WORKERS.read()?, busy_poll_us: BUSY_POLL.read()? })
+}
+
+/// A number in an environment variable.
+struct Setting {
+    variable: &'static str,
+    meaning: &'static str,
+    least: u16,
+    most: u16,
+    /// What it is when nothing is said.
+    unsaid: u16,
+}
+
+impl Setting {
+    fn read(&self) -> Result<u16, Invalid> {
+        self.parse(std::env::var_os(self.variable))
+    }
+
+    fn parse(&self, said: Option<OsString>) -> Result<u16, Invalid> {
+        let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok(self.unsaid) };
+        let number = said.to_str().and_then(|said| said.parse().ok());
+        let &Self { variable, meaning, least, most, .. } = self;
+        let number = number.filter(|number| (least..=most).contains(number));
+        number.ok_or(Invalid { variable, said, meaning, least, most })
+    }
 }
 
 #[cfg(test)]
@@ -28,14 +81,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_of_workers_is_taken_and_anything_else_refused() {
-        let parse = |said: &str| parse(Some(said.into()));
-        assert_eq!(super::parse(None), Ok(1));
-        assert_eq!(parse(""), Ok(1));
-        assert_eq!([parse("1"), parse("16")], [Ok(1), Ok(16)]);
-        for said in ["0", "17", "-1", "two", "2 ", "65537"] {
-            let error = parse(said).unwrap_err().to_string();
-            assert!(error.contains("LICHEN_WORKERS") && error.contains("1 to 16"), "{error}");
+    fn a_number_within_bounds_is_taken_and_anything_else_refused() {
+        let cases = [
+            (WORKERS, 1, ["1", "16"], "1 to 16", ["0", "17", "-1", "two", "2 ", "65537"]),
+            (
+                BUSY_POLL,
+                0,
+                ["0", "1000"],
+                "0 to 1000",
+                ["1001", "-1", "50us", "1.5", " 5", "65586"],
+            ),
+        ];
+        for (setting, unsaid, taken, bounds, refused) in cases {
+            let parse = |said: &str| setting.parse(Some(said.into()));
+            assert_eq!((setting.parse(None), parse("")), (Ok(unsaid), Ok(unsaid)));
+            for said in taken {
+                assert_eq!(parse(said), Ok(said.parse().unwrap()));
+            }
+            for said in refused {
+                let error = parse(said).unwrap_err().to_string();
+                assert!(error.contains(setting.variable) && error.contains(bounds), "{error}");
+            }
         }
     }
 }

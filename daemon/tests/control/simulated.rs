@@ -168,6 +168,7 @@ impl Memory {
                     version: "0".into(),
                     pid: 1,
                     workers: 1,
+                    busy_poll_us: 0,
                 };
             }
             Command::Inventory => return Answer::Inventory(inventory.clone()),

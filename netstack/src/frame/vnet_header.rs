@@ -1,5 +1,6 @@
 //! The virtio-net header (virtio 1.2, 5.1.6), as a tap with `IFF_VNET_HDR` and a vhost-user ring carry it.
 
+use super::offload::MAX_SEGMENTS;
 use crate::counters::DropReason;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::headers::{ChecksumState, Headers, Network, Transport};
@@ -106,9 +107,9 @@ impl VnetHeader {
     /// Refuses a header that contradicts its frame, and a frame that is larger than `mtu` allows.
     #[inline(always)]
     pub fn check(&self, headers: &Headers, frame_len: usize, mtu: u16) -> Result<(), DropReason> {
-        let (header_len, transport, tcp) = match &headers.network {
-            Network::Ipv4(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv4),
-            Network::Ipv6(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv6),
+        let (header_len, transport, tcp, total_len) = match &headers.network {
+            Network::Ipv4(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv4, ip.total_len),
+            Network::Ipv6(ip) => (ip.header_len, &ip.transport, GsoKind::Tcpv6, ip.total_len),
             Network::Arp(_) => {
                 return if self.checksum.is_some() || self.gso.is_some() {
                     Err(DropReason::VnetHeader)
@@ -132,7 +133,7 @@ impl VnetHeader {
         match self.gso {
             None if frame_len > ETHERNET_LEN + usize::from(mtu) => Err(DropReason::L2Oversize),
             None => Ok(()),
-            Some(gso) => self.check_gso(gso, tcp, (header_len, transport), mtu),
+            Some(gso) => self.check_gso(gso, tcp, (header_len, transport, total_len), mtu),
         }
     }
 
@@ -141,7 +142,7 @@ impl VnetHeader {
         &self,
         gso: Gso,
         tcp: GsoKind,
-        (header_len, transport): (usize, &Transport),
+        (header_len, transport, total_len): (usize, &Transport, usize),
         mtu: u16,
     ) -> Result<(), DropReason> {
         let transport_len = match (gso.kind, transport) {
@@ -151,6 +152,12 @@ impl VnetHeader {
         };
         let piece = header_len + transport_len + usize::from(gso.size);
         if self.checksum.is_none() || gso.size == 0 || piece > usize::from(mtu) {
+            return Err(DropReason::VnetHeader);
+        }
+        // Whoever cuts it, here or at its receiver, makes one datagram of each piece.
+        let payload = total_len.saturating_sub(header_len + transport_len);
+        let most = MAX_SEGMENTS * usize::from(gso.size);
+        if gso.kind == GsoKind::UdpL4 && payload > most {
             return Err(DropReason::VnetHeader);
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
+use super::busy_poll::BusyPoll;
 use super::crossing::{Doorbell, Links};
 use super::{Worker, WorkerCommand, WorkerEvent};
 use crate::gateway::names::NameService;
@@ -78,6 +79,14 @@ pub struct WorkerLoop<P: Port, N> {
     poller: Arc<OwnedFd>,
     start: std::time::Instant,
     meter: Meter,
+    busy_poll: BusyPoll,
+}
+
+/// What a worker did after it had waited, or looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Worked,
+    FoundNothing,
 }
 
 /// How much of a worker's time is work.
@@ -140,17 +149,23 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
                 poller: Arc::clone(&poller),
             });
             let meter = Meter { since: Instant::START, work: Duration::ZERO, told: 0 };
-            loops.push(Self { worker, commands, wake, bell, poller, start, meter });
+            let busy_poll = BusyPoll::new(Duration::ZERO);
+            loops.push(Self { worker, commands, wake, bell, poller, start, meter, busy_poll });
         }
         Ok((loops, handles))
+    }
+
+    /// The same, but it goes on looking for so long after its last work before it sleeps.
+    pub fn busy_polling(mut self, period: Duration) -> Self {
+        self.busy_poll = BusyPoll::new(period);
+        self
     }
 
     /// Runs until it is told to stop. `tell` gets what control should hear, and must not wait.
     pub fn run(mut self, mut tell: impl FnMut(WorkerEvent)) -> io::Result<()> {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         while !self.worker.is_stopped() {
-            let timeout = self.timeout();
-            let timeout = self.begin_waiting(timeout);
+            let timeout = self.wait_for();
             events.clear();
             match epoll::wait(&*self.poller, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -158,6 +173,7 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             }
             self.bell.end_waiting();
             let now = self.now();
+            let found = !events.is_empty() || self.worker.has_crossings();
             self.worker.handle_crossings();
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else { continue };
@@ -167,20 +183,45 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
                     self.worker.handle_ready(now, token, readiness(event.flags));
                 }
             }
-            if self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= now) {
+            let is_due =
+                self.worker.is_busy() || self.worker.poll_timeout().is_some_and(|at| at <= now);
+            if is_due {
                 self.worker.handle_timeout(now);
             }
-            if self.worker.has_others() {
-                let end = self.now();
-                if let Some(busy) = self.meter.add(end.since(now), end) {
-                    self.worker.handle_second(busy);
-                }
-            }
+            let turn = if found || is_due { Turn::Worked } else { Turn::FoundNothing };
+            self.end_turn(now, turn);
             while let Some(event) = self.worker.poll_event() {
                 tell(event);
             }
         }
         Ok(())
+    }
+
+    /// How long to wait for something to happen, unless it does not wait yet.
+    fn wait_for(&mut self) -> Option<Timespec> {
+        if self.busy_poll.is_on() && self.busy_poll.goes_on(self.now()) {
+            // The other workers need not ring: what they send is looked for.
+            return Some(timespec(Duration::ZERO));
+        }
+        let timeout = self.timeout();
+        self.begin_waiting(timeout)
+    }
+
+    /// A turn has begun at `now`, and ends.
+    fn end_turn(&mut self, now: Instant, turn: Turn) {
+        if turn == Turn::Worked && self.busy_poll.is_on() {
+            self.busy_poll.note_work(self.now());
+        }
+        if self.worker.has_others() {
+            let end = self.now();
+            let work = match turn {
+                Turn::Worked => end.since(now),
+                Turn::FoundNothing => Duration::ZERO,
+            };
+            if let Some(busy) = self.meter.add(work, end) {
+                self.worker.handle_second(busy);
+            }
+        }
     }
 
     fn handle_commands(&mut self, now: Instant) {

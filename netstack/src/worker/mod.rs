@@ -6,6 +6,7 @@
 //!
 //! A panic while a port is served closes that port and no other.
 
+mod busy_poll;
 pub mod crossing;
 pub mod event_loop;
 mod exchanges;

@@ -38,8 +38,10 @@ impl Person {
         let at = |name: &str| folder.path(name).display().to_string();
         let enter = host.enter();
         let words = std::iter::once(enter.get_program()).chain(enter.get_args());
-        // Said of a whole run of the scenarios: how many workers carry the frames.
-        let workers = std::env::var("LICHEN_WORKERS").ok().map(|it| format!("LICHEN_WORKERS={it}"));
+        // Said of a whole run of the scenarios: how many workers carry the frames, and how long they look for more.
+        let workers = ["LICHEN_WORKERS", "LICHEN_BUSY_POLL_US"]
+            .into_iter()
+            .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
         Self {
             identity,
             machine: words.map(|word| word.to_string_lossy().into_owned()).collect(),

@@ -12,12 +12,18 @@ scenarios![
     a_virtual_machine_and_a_container_on_two_workers_talk_both_ways,
     a_datapath_of_two_workers_killed_under_load_comes_back_with_as_many,
     a_number_of_workers_that_is_none_is_refused_with_what_to_do,
+    workers_that_look_on_before_they_sleep_carry_everything_and_are_shown,
 ];
 
 /// Calls the product with that many workers said; whatever the call starts inherits that.
 fn with_workers(lab: &Lab, workers: &str) -> crate::lab::Outcome {
-    let (said, program) = (format!("LICHEN_WORKERS={workers}"), lab.path("bin/lichen"));
-    run(&mut lab.person(&["env", &said, &program.display().to_string(), "status"]))
+    with(lab, &[&format!("LICHEN_WORKERS={workers}")])
+}
+
+/// The same with any words of the environment.
+fn with(lab: &Lab, said: &[&str]) -> crate::lab::Outcome {
+    let program = lab.path("bin/lichen").display().to_string();
+    run(&mut lab.person(&[&["env"], said, &[&program, "status"]].concat()))
 }
 
 /// Starts the daemon with two workers. Ports are spread, so of two that follow each other one is on each.
@@ -139,4 +145,20 @@ fn a_number_of_workers_that_is_none_is_refused_with_what_to_do(lab: &Lab) {
     assert_eq!(lab.process(Role::Datapath), None);
     with_workers(lab, "2").success();
     assert_workers(lab, 2);
+}
+
+fn workers_that_look_on_before_they_sleep_carry_everything_and_are_shown(lab: &Lab) {
+    for wrong in ["1001", "-1", "50us"] {
+        let refused = with(lab, &[&format!("LICHEN_BUSY_POLL_US={wrong}")]);
+        assert_ne!(refused.code, Some(0), "{wrong}");
+        let said = &refused.err;
+        assert!(said.contains("LICHEN_BUSY_POLL_US") && said.contains("0 to 1000"), "{said}");
+    }
+    let status = with(lab, &["LICHEN_WORKERS=2", "LICHEN_BUSY_POLL_US=200"]).success();
+    assert!(status.contains("workers 2, busy-poll 200 µs"), "{status}");
+    lab.web_server("web", &[]);
+    assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
+    assert_eq!(lab.in_workload("curl -sS http://outside.example/"), "hello from outside\n");
+    let pinged = lab.in_workload("ping -c3 -i0.2 -W2 web");
+    assert!(pinged.contains("3 received"), "{pinged}");
 }

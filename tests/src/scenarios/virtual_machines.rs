@@ -1,10 +1,12 @@
 //! Virtual machines on the network that containers are on.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::lab::address::{GATEWAY, UPSTREAM};
-use crate::lab::{Lab, Role, eventually, run};
+use crate::lab::{Background, Lab, Role, eventually, run};
 use crate::runner::scenarios;
 use crate::vm::Guest;
 
@@ -18,6 +20,8 @@ scenarios![
     a_place_outlives_its_virtual_machine_and_is_shown,
     a_wrong_mac_is_told_with_the_right_one,
     memory_that_is_not_shared_is_told,
+    a_virtual_machine_with_two_processors_uses_two_pairs_of_rings,
+    a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_address,
 ];
 
 /// What a guest does to have its address, as a distribution's own scripts do.
@@ -224,4 +228,95 @@ fn memory_that_is_not_shared_is_told(lab: &Lab) {
     // Nobody else is harmed.
     lab.web_server("web", &[]);
     assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
+}
+
+fn a_virtual_machine_with_two_processors_uses_two_pairs_of_rings(lab: &Lab) {
+    for (wrong, said) in [
+        (["--queues", "5"].as_slice(), "1 to 4"),
+        (&["--queues", "2", "--attach", "dgram"], "--attach vhost-user"),
+    ] {
+        let words = [&["vm", "run", "db"], wrong, &["--", "qemu-system-x86_64"]].concat();
+        let refused = run(&mut lab.lichen_with(&words));
+        assert!(refused.code != Some(0) && refused.err.contains(said), "{}", refused.err);
+    }
+    lab.web_server("web", &[]);
+    let mut db = Guest::start_with(lab, "db", &["--queues", "2"], &["-smp", "2"]);
+    lease(&mut db);
+    let queues = db.sh("ls /sys/class/net/eth0/queues");
+    let queues: Vec<&str> = queues.split_whitespace().collect();
+    assert_eq!(queues, ["rx-0", "rx-1", "tx-0", "tx-1"]);
+    assert_eq!(db.sh("wget -qO- http://web/"), "hello from a workload\n");
+    db.sh("iperf3 -s -D");
+    for (way, reverse) in [("to the guest", ""), ("from the guest", "-R")] {
+        let printed = lab.in_workload(&format!("iperf3 -c db -P 4 -t 3 -i 0 {reverse}"));
+        let streams = printed.lines().filter(|line| line.contains("receiver")).count();
+        println!("   {way}: {:.2} Gbit/s in the first stream", received(&printed));
+        assert_eq!(streams, 5, "four and their sum: {printed}");
+    }
+    // Each processor sends on a ring of its own, and both are carried.
+    for processor in ["1", "2"] {
+        let page = db.sh(&format!("taskset {processor} wget -qO- http://web/"));
+        assert_eq!(page, "hello from a workload\n", "processor mask {processor}");
+    }
+    let sent = db.sh("cat /sys/class/net/eth0/queues/tx-*/tx_timeout");
+    assert_eq!(sent.split_whitespace().collect::<Vec<_>>(), ["0", "0"]);
+}
+
+/// Has a guest's monitor announce it, as at the end of a migration.
+#[track_caller]
+fn announce(lab: &Lab, name: &str) {
+    let path = lab.path(&format!("run/{name}.monitor"));
+    let mut monitor = UnixStream::connect(path).expect("the monitor's own socket");
+    monitor.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out above zero");
+    // Who hangs up before it has answered may not have been heard.
+    for words in ["announce_self\n", ""] {
+        let mut said = Vec::new();
+        while !said.ends_with(b"(qemu) ") {
+            let mut byte = [0];
+            monitor.read_exact(&mut byte).expect("a prompt");
+            said.extend(byte);
+        }
+        monitor.write_all(words.as_bytes()).expect("it reads");
+    }
+}
+
+/// Words for QEMU that let it be told to.
+fn monitor(lab: &Lab, name: &str) -> String {
+    format!("unix:{},server=on,wait=off", lab.path(&format!("run/{name}.monitor")).display())
+}
+
+fn a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_address(lab: &Lab) {
+    let words = monitor(lab, "db");
+    let mut db = Guest::start_with(lab, "db", &["--ip", "10.88.0.20"], &["-monitor", &words]);
+    lease(&mut db);
+    let file = lab.path("home/announced.pcapng").display().to_string();
+    let capture = Background::start(
+        &mut lab.lichen_with(&["capture", "--workload", "db", "-w", &file]),
+        &lab.path("logs"),
+    );
+    eventually("the file is begun", || std::fs::metadata(&file).is_ok_and(|it| it.len() > 0));
+    announce(lab, "db");
+    // Gratuitous ARP: who has the guest's own address is asked by itself.
+    let address = [10, 88, 0, 20];
+    let mac = [&[2, 0x4c][..], &address].concat();
+    let question = [&[0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1], &mac[..], &address, &[0; 6], &address];
+    let question = question.concat();
+    eventually("the guest announces itself", || {
+        let written = std::fs::read(&file).unwrap_or_default();
+        written.windows(question.len()).any(|bytes| bytes == question)
+    });
+    drop(capture);
+    drop(db);
+
+    // A driver without GUEST_ANNOUNCE leaves it to the monitor.
+    let words = monitor(lab, "cache");
+    let more = ["-monitor", &words, "-global", "virtio-net-device.guest_announce=off"];
+    let mut cache = Guest::start_with(lab, "cache", &[], &more);
+    lease(&mut cache);
+    announce(lab, "cache");
+    eventually("the monitor announces it", || {
+        let log = std::fs::read_to_string(lab.path("home/state/lichen/datapath.log"));
+        log.unwrap_or_default().contains("is announced by its monitor")
+    });
+    assert!(cache.sh("ping -c 1 -W 2 10.88.0.1").contains("1 packets received"));
 }

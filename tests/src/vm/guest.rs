@@ -74,10 +74,16 @@ impl Guest {
     /// Starts a guest as a virtual machine of that name, and waits until it takes commands.
     #[track_caller]
     pub(crate) fn start(lab: &Lab, name: &str, options: &[&str]) -> Self {
+        Self::start_with(lab, name, options, &[])
+    }
+
+    /// The same with these words for QEMU on top.
+    #[track_caller]
+    pub(crate) fn start_with(lab: &Lab, name: &str, options: &[&str], more: &[&str]) -> Self {
         let agent = lab.path(&format!("run/{name}.agent"));
         let words = qemu(lab.guest_image(), &agent);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let all = [&["vm", "run", name], options, &["--"], &words].concat();
+        let all = [&["vm", "run", name], options, &["--"], &words, more].concat();
         let monitor = Background::start(&mut lab.lichen_with(&all), &lab.path("logs"));
         Self::connect(monitor, &agent)
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::counters::Counters;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::{MAX_FRAME, Port as _, Receive};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -60,7 +60,7 @@ impl Datapath for Rings {
         self.port = Some(rings);
     }
 
-    fn unplug(&mut self, _: PortId, _: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, _: PortId, _: &[BorrowedFd<'_>]) {
         assert!(self.port.take().is_some(), "rings rest that ran");
     }
 
@@ -82,7 +82,7 @@ pub fn conversation(data: &[u8]) -> Said {
     let given: [OwnedFd; 4] =
         [memory, event(), event(), theirs.try_clone().expect("one more").into()];
     let now = Instant::now();
-    let session = Session::new(PortId(1), theirs, Arc::new(event()), now);
+    let session = Session::new((PortId(1), MacAddr([2; 6])), theirs, Arc::new(event()), now);
     let mut session = session.expect("a few descriptors");
     let (mut rings, mut said) = (Rings::default(), Said::default());
     for words in data.chunks_exact(WORDS).take(MAX_MESSAGES) {
@@ -113,7 +113,8 @@ pub fn conversation(data: &[u8]) -> Said {
 fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedFd<'a>>) {
     let [kind, flags, ring, small, which, count, twist, at] =
         <[u8; WORDS]>::try_from(words).expect("chunks of eight");
-    let index = u32::from(ring % 3);
+    // One beyond the last, now and then.
+    let index = u32::from(ring % 9);
     let number = [u32::from(small), 64, 1, u32::MAX][usize::from(flags >> 6)];
     let start = u64::from(small) * 4096;
     let table = |regions: u8| -> Vec<u8> {
@@ -127,11 +128,12 @@ fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedF
     let request = u32::from(kind % 48);
     let mut body = match request {
         2 => (super::front_end::FEATURES ^ u64::from(small >> 6)).to_ne_bytes().to_vec(),
-        16 => u64::from(small & 8).to_ne_bytes().to_vec(),
+        16 => u64::from(small & 13).to_ne_bytes().to_vec(),
         5 => table([1, 1, 1, small][usize::from(flags & 3)]),
-        9 => ring_address(index & 1),
+        9 => ring_address(index & 7),
         8 | 10 | 11 | 18 => pair(index, number),
         12..=14 => u64::from(index).to_ne_bytes().to_vec(),
+        19 => [[2; 6], [small; 6]][usize::from(flags & 1)].into_iter().chain([0; 2]).collect(),
         20 => (1500 + u64::from(small)).to_ne_bytes().to_vec(),
         37 | 38 => {
             let mut body = vec![0; 8];

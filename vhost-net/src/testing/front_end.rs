@@ -1,5 +1,5 @@
 //! A monitor without a guest: it speaks vhost-user over a socket, with memory in a file that it shares, and
-//! plays the guest's driver on both rings. It sends what it is told, valid or not.
+//! plays the guest's driver on all rings. It sends what it is told, valid or not.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _};
@@ -22,18 +22,26 @@ pub const MEMORY: u64 = 0x40_0000;
 pub const USER: u64 = 0x7000_0000_0000;
 /// Descriptors of each ring.
 pub const SIZE: u16 = 64;
-/// Where the buffers of each ring begin, and bytes of each buffer.
-const BUFFERS: [u64; 2] = [0x10_0000, 0x20_0000];
+/// Bytes of each buffer.
 const BUFFER: u64 = 2048;
-/// Where each ring's descriptors, available and used ring lie, from the ring's own start.
-const RINGS: [u64; 2] = [0x1_0000, 0x2_0000];
+/// Rings that there is memory for.
+const RINGS: usize = 8;
+/// Where a ring's available and used ring lie, from its own start.
 const AVAILABLE: u64 = 0x4000;
 const USED: u64 = 0x8000;
 
-/// All features that the device offers, as QEMU's driver agrees to them.
+/// What a driver without segmentation agrees to: VERSION_1, PROTOCOL_FEATURES, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF,
+/// GUEST_CSUM, CSUM.
 pub const FEATURES: u64 = 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 15 | 1 << 1 | 1;
+/// The same and all segmentation of TCP, each way and with both families.
+pub const WITH_TSO: u64 = FEATURES | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+/// The same and that of UDP: GUEST_USO4, GUEST_USO6, HOST_USO.
+pub const WITH_USO: u64 = WITH_TSO | 1 << 54 | 1 << 55 | 1 << 56;
 
-/// The ring to the guest, and the one from it.
+/// What QEMU agrees to of the protocol: MQ, RARP, REPLY_ACK.
+const QEMUS_PROTOCOL: u64 = 1 | 1 << 2 | 1 << 3;
+
+/// The first ring to the guest, and the first from it; those of the next pair are two further.
 pub const TO_GUEST: usize = 0;
 /// See [`TO_GUEST`].
 pub const FROM_GUEST: usize = 1;
@@ -43,10 +51,12 @@ pub struct FrontEnd {
     stream: UnixStream,
     file: File,
     memory: GuestMemoryMmap,
-    kicks: [Arc<OwnedFd>; 2],
-    calls: [Arc<OwnedFd>; 2],
-    available: [u16; 2],
-    seen: [u16; 2],
+    kicks: Vec<Arc<OwnedFd>>,
+    calls: Vec<Arc<OwnedFd>>,
+    available: [u16; RINGS],
+    seen: [u16; RINGS],
+    pairs: usize,
+    features: u64,
 }
 
 impl FrontEnd {
@@ -69,11 +79,23 @@ impl FrontEnd {
             stream,
             file,
             memory,
-            kicks: [event()?, event()?],
-            calls: [event()?, event()?],
-            available: [0; 2],
-            seen: [0; 2],
+            kicks: (0..RINGS).map(|_| event()).collect::<io::Result<_>>()?,
+            calls: (0..RINGS).map(|_| event()).collect::<io::Result<_>>()?,
+            available: [0; RINGS],
+            seen: [0; RINGS],
+            pairs: 1,
+            features: FEATURES,
         })
+    }
+
+    /// Agrees to these features when it is set up, instead of [`FEATURES`].
+    pub fn agree_to(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    /// Has that many pairs of rings when it is set up, instead of one.
+    pub fn have_pairs(&mut self, pairs: usize) {
+        self.pairs = pairs;
     }
 
     /// The file that holds the memory.
@@ -114,6 +136,17 @@ impl FrontEnd {
         Ok(body)
     }
 
+    /// Sends a message that wants a word about it, and answers what that was: zero when it was done. Both must
+    /// have agreed on REPLY_ACK.
+    pub fn ask_whether_done(&mut self, request: u32, body: &[u8]) -> io::Result<u64> {
+        let mut bytes = message(request, body);
+        bytes[4] |= 8;
+        self.send_raw(&bytes, &[])?;
+        let mut answer = [0; 20];
+        self.stream.read_exact(&mut answer)?;
+        Ok(u64::from_ne_bytes(answer[12..].try_into().expect("eight bytes")))
+    }
+
     /// Whether the device closes the connection, which it is waited for.
     pub fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
@@ -123,20 +156,28 @@ impl FrontEnd {
         }
     }
 
-    /// Everything in the order in which QEMU says it: rings are enabled before features are agreed on.
+    /// Everything in the order in which QEMU says it: the first pair is enabled before features are agreed on. Of
+    /// more pairs the others are there and not enabled, until the guest wants that.
     pub fn set_up_like_qemu(&mut self) -> io::Result<()> {
         self.ask(GET_FEATURES, &[])?;
         self.ask(GET_PROTOCOL_FEATURES, &[])?;
-        self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3).to_ne_bytes(), &[])?;
+        self.send(SET_PROTOCOL_FEATURES, &QEMUS_PROTOCOL.to_ne_bytes(), &[])?;
+        self.ask(GET_QUEUE_NUM, &[])?;
         self.send(SET_OWNER, &[], &[])?;
         for ring in [0, 1] {
             self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
         }
-        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.send(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
         self.set_memory()?;
-        for ring in [TO_GUEST, FROM_GUEST] {
+        for ring in 0..2 * self.pairs {
             self.set_up_ring(ring)?;
         }
+        self.barrier()
+    }
+
+    /// Switches a ring on, or off.
+    pub fn enable(&mut self, ring: usize, enable: u32) -> io::Result<()> {
+        self.send(SET_VRING_ENABLE, &pair(number_of(ring), enable), &[])?;
         self.barrier()
     }
 
@@ -144,17 +185,17 @@ impl FrontEnd {
     pub fn set_up_like_cloud_hypervisor(&mut self) -> io::Result<()> {
         self.send(SET_OWNER, &[], &[])?;
         self.ask(GET_FEATURES, &[])?;
-        self.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[])?;
+        self.send(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
         self.ask(GET_PROTOCOL_FEATURES, &[])?;
-        self.send(SET_PROTOCOL_FEATURES, &(1_u64 << 3 | 1 << 15).to_ne_bytes(), &[])?;
+        self.send(SET_PROTOCOL_FEATURES, &(1_u64 | 1 << 3 | 1 << 15).to_ne_bytes(), &[])?;
         let mut body = vec![0; 8];
         body.extend_from_slice(&region(0, MEMORY, USER, 0));
         self.send(ADD_MEM_REG, &body, &[self.file.as_fd()])?;
-        for ring in [TO_GUEST, FROM_GUEST] {
+        for ring in 0..2 * self.pairs {
             self.set_up_ring(ring)?;
         }
-        for ring in [0, 1] {
-            self.send(SET_VRING_ENABLE, &pair(ring, 1), &[])?;
+        for ring in 0..2 * self.pairs {
+            self.send(SET_VRING_ENABLE, &pair(number_of(ring), 1), &[])?;
         }
         self.barrier()
     }
@@ -168,7 +209,7 @@ impl FrontEnd {
 
     /// Says where a ring lies, and starts it where it was.
     pub fn set_up_ring(&self, ring: usize) -> io::Result<()> {
-        let index = u32::try_from(ring).expect("two rings");
+        let index = number_of(ring);
         self.send(SET_VRING_NUM, &pair(index, SIZE.into()), &[])?;
         self.send(SET_VRING_BASE, &pair(index, self.available[ring].into()), &[])?;
         self.send(SET_VRING_ADDR, &ring_address(index), &[])?;
@@ -184,26 +225,36 @@ impl FrontEnd {
 
     /// Stops a ring; answers where it stands.
     pub fn stop_ring(&mut self, ring: usize) -> io::Result<u32> {
-        let index = u32::try_from(ring).expect("two rings");
+        let index = number_of(ring);
         let body = self.ask(GET_VRING_BASE, &pair(index, 0))?;
         Ok(u32::from_ne_bytes(body[4..8].try_into().expect("four bytes")))
     }
 
     /// Sends a frame, virtio-net header in front, and kicks.
     pub fn transmit(&mut self, frame: &[u8]) {
-        let slot = self.available[FROM_GUEST] & (SIZE - 1);
-        let buffer = BUFFERS[FROM_GUEST] + u64::from(slot) * BUFFER;
+        self.transmit_on(FROM_GUEST, frame);
+    }
+
+    /// The same on any ring.
+    pub fn transmit_on(&mut self, ring: usize, frame: &[u8]) {
+        let slot = self.available[ring] & (SIZE - 1);
+        let buffer = buffers(ring) + u64::from(slot) * BUFFER;
         self.write(buffer, frame);
-        self.offer(FROM_GUEST, slot, buffer, u32::try_from(frame.len()).expect("a frame"), 0);
+        self.offer(ring, slot, buffer, u32::try_from(frame.len()).expect("a frame"), 0);
     }
 
     /// Gives the device room for `count` frames, and kicks.
     pub fn post(&mut self, count: u16) {
+        self.post_on(TO_GUEST, count);
+    }
+
+    /// The same on any ring.
+    pub fn post_on(&mut self, ring: usize, count: u16) {
         for _ in 0..count {
-            let slot = self.available[TO_GUEST] & (SIZE - 1);
-            let buffer = BUFFERS[TO_GUEST] + u64::from(slot) * BUFFER;
+            let slot = self.available[ring] & (SIZE - 1);
+            let buffer = buffers(ring) + u64::from(slot) * BUFFER;
             let len = u32::try_from(BUFFER).expect("2048");
-            self.offer(TO_GUEST, slot, buffer, len, 2);
+            self.offer(ring, slot, buffer, len, 2);
         }
     }
 
@@ -213,8 +264,8 @@ impl FrontEnd {
         descriptor.extend_from_slice(&len.to_le_bytes());
         descriptor.extend_from_slice(&flags.to_le_bytes());
         descriptor.extend_from_slice(&[0; 2]);
-        self.write(RINGS[ring] + 16 * u64::from(slot), &descriptor);
-        let at = RINGS[ring] + AVAILABLE + 4 + 2 * u64::from(self.available[ring] & (SIZE - 1));
+        self.write(start(ring) + 16 * u64::from(slot), &descriptor);
+        let at = start(ring) + AVAILABLE + 4 + 2 * u64::from(self.available[ring] & (SIZE - 1));
         self.write(at, &slot.to_le_bytes());
         self.set_available(ring, self.available[ring].wrapping_add(1));
     }
@@ -222,14 +273,14 @@ impl FrontEnd {
     /// Sets an available index to anything, and kicks.
     pub fn set_available(&mut self, ring: usize, index: u16) {
         self.available[ring] = index;
-        let at = GuestAddress(RINGS[ring] + AVAILABLE + 2);
+        let at = GuestAddress(start(ring) + AVAILABLE + 2);
         self.memory.store(index.to_le(), at, Ordering::Release).expect("inside");
         let _ = rustix::io::write(&*self.kicks[ring], &1u64.to_ne_bytes());
     }
 
     /// How many descriptors of a ring came back since this was asked last.
     pub fn used(&mut self, ring: usize) -> u16 {
-        let at = GuestAddress(RINGS[ring] + USED + 2);
+        let at = GuestAddress(start(ring) + USED + 2);
         let index: u16 = self.memory.load(at, Ordering::Acquire).expect("inside");
         let new = u16::from_le(index).wrapping_sub(self.seen[ring]);
         self.seen[ring] = u16::from_le(index);
@@ -238,8 +289,13 @@ impl FrontEnd {
 
     /// The frame in the buffer that was posted `number`th.
     pub fn received(&self, number: u16, len: usize) -> Vec<u8> {
+        self.received_on(TO_GUEST, number, len)
+    }
+
+    /// The same on any ring.
+    pub fn received_on(&self, ring: usize, number: u16, len: usize) -> Vec<u8> {
         let mut frame = vec![0; len];
-        let at = BUFFERS[TO_GUEST] + u64::from(number & (SIZE - 1)) * BUFFER;
+        let at = buffers(ring) + u64::from(number & (SIZE - 1)) * BUFFER;
         self.memory.read_slice(&mut frame, GuestAddress(at)).expect("inside");
         frame
     }
@@ -256,7 +312,7 @@ impl FrontEnd {
 
     /// Wants to be called for the next descriptor that comes back.
     pub fn want_call(&self, ring: usize) {
-        let wish = RINGS[ring] + AVAILABLE + 4 + 2 * u64::from(SIZE);
+        let wish = start(ring) + AVAILABLE + 4 + 2 * u64::from(SIZE);
         self.write(wish, &self.seen[ring].to_le_bytes());
     }
 
@@ -271,6 +327,21 @@ impl FrontEnd {
     fn write(&self, at: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(at)).expect("inside");
     }
+}
+
+/// Where a ring's descriptors lie.
+fn start(ring: usize) -> u64 {
+    0x1_0000 * (ring as u64 + 1)
+}
+
+/// Where its buffers begin: the first of those to the guest at one MiB, of those from it at two.
+fn buffers(ring: usize) -> u64 {
+    let (pair, direction) = (ring as u64 / 2, ring as u64 % 2);
+    0x10_0000 * (direction + 1) + u64::from(SIZE) * BUFFER * pair
+}
+
+fn number_of(ring: usize) -> u32 {
+    u32::try_from(ring).expect("eight rings")
 }
 
 /// A message with a valid header.
@@ -293,7 +364,7 @@ pub fn region(guest: u64, len: u64, user: u64, offset: u64) -> Vec<u8> {
 
 /// The body of `SET_VRING_ADDR` for a ring where it belongs.
 pub fn ring_address(ring: u32) -> Vec<u8> {
-    let start = USER + RINGS[usize::try_from(ring & 1).expect("one bit")];
+    let start = USER + start(usize::try_from(ring & 7).expect("three bits"));
     let mut body = pair(ring, 0);
     for address in [start, start + USED, start + AVAILABLE, 0] {
         body.extend_from_slice(&address.to_ne_bytes());
@@ -326,8 +397,12 @@ pub const SET_VRING_CALL: u32 = 13;
 pub const GET_PROTOCOL_FEATURES: u32 = 15;
 /// `SET_PROTOCOL_FEATURES`.
 pub const SET_PROTOCOL_FEATURES: u32 = 16;
+/// `GET_QUEUE_NUM`.
+pub const GET_QUEUE_NUM: u32 = 17;
 /// `SET_VRING_ENABLE`.
 pub const SET_VRING_ENABLE: u32 = 18;
+/// `SEND_RARP`.
+pub const SEND_RARP: u32 = 19;
 /// `GET_INFLIGHT_FD`.
 pub const GET_INFLIGHT_FD: u32 = 31;
 /// `SET_INFLIGHT_FD`.

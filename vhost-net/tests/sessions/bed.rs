@@ -11,15 +11,17 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
 use lichen_netstack::counters::Counters;
-use lichen_netstack::ids::PortId;
+use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{FEATURES, FROM_GUEST, FrontEnd, TO_GUEST};
 
 /// The port that is attacked, and its neighbour.
 pub(crate) const A: PortId = PortId(1);
 pub(crate) const B: PortId = PortId(2);
+/// The address of either's guest.
+pub(crate) const MAC: MacAddr = MacAddr([2, 0x4c, 10, 88, 0, 2]);
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<State>>);
@@ -35,7 +37,7 @@ impl Datapath for Kept {
         self.0.lock().unwrap().ports.insert(port, rings);
     }
 
-    fn unplug(&mut self, port: PortId, _: [BorrowedFd<'_>; 2]) {
+    fn unplug(&mut self, port: PortId, _: &[BorrowedFd<'_>]) {
         self.0.lock().unwrap().ports.remove(&port);
     }
 
@@ -66,7 +68,7 @@ impl Bed {
         let service = Service::start(kept.clone()).unwrap();
         for port in [A, B] {
             let path = folder.join(port.0.to_string());
-            service.add(port, UnixListener::bind(path).unwrap());
+            service.add(port, MAC, UnixListener::bind(path).unwrap());
         }
         Self { folder, kept, _service: service, _alone: alone }
     }
@@ -81,11 +83,19 @@ impl Bed {
 
     /// A guest that is set up and connected.
     pub(crate) fn guest(&self, port: PortId) -> FrontEnd {
-        let mut guest = self.connect(port);
+        self.guest_with(port, FEATURES)
+    }
+
+    /// The same, whose driver agrees to these features.
+    pub(crate) fn guest_with(&self, port: PortId, features: u64) -> FrontEnd {
         // An earlier connection may not have been seen to end yet; monitors try again.
-        while guest.set_up_like_qemu().is_err() {
-            guest = self.connect(port);
-        }
+        let guest = loop {
+            let mut guest = self.connect(port);
+            guest.agree_to(features);
+            if guest.set_up_like_qemu().is_ok() {
+                break guest;
+            }
+        };
         self.wait_for(port, |state| *state == LinkState::Connected);
         guest
     }

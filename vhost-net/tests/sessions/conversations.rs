@@ -1,10 +1,13 @@
 //! Monitors that behave.
 
 use lichen_netstack::command::LinkState;
+use lichen_netstack::ids::MacAddr;
 use lichen_netstack::port::{Offloads, Port, Transmit};
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{
+    FROM_GUEST, SEND_RARP, SIZE, TO_GUEST, WITH_TSO, WITH_USO,
+};
 
-use crate::bed::{A, B, Bed, eventually, frame};
+use crate::bed::{A, B, Bed, MAC, eventually, frame};
 
 #[test]
 fn frames_pass_both_ways_after_the_messages_of_qemu() {
@@ -14,6 +17,22 @@ fn frames_pass_both_ways_after_the_messages_of_qemu() {
         bed.exchange(A, &mut guest, round);
     }
     assert_eq!(bed.with(A, |rings| rings.offloads()), Offloads::Checksum);
+}
+
+#[test]
+fn a_driver_is_given_whole_what_it_has_agreed_to_take_so() {
+    let bed = Bed::new();
+    for (features, expected) in [
+        (WITH_USO, Offloads::ChecksumTcpAndUdp),
+        (WITH_TSO, Offloads::ChecksumAndTcp),
+        // Without GUEST_CSUM neither means anything.
+        (WITH_USO & !2, Offloads::None),
+    ] {
+        let guest = bed.guest_with(A, features);
+        assert_eq!(bed.with(A, |rings| rings.offloads()), expected);
+        drop(guest);
+        bed.wait_for(A, |state| *state == LinkState::Waiting);
+    }
 }
 
 #[test]
@@ -34,6 +53,23 @@ fn one_batch_is_one_call_in_each_direction() {
     bed.exchange(A, &mut guest, 0);
     let calls = (guest.calls(TO_GUEST), guest.calls(FROM_GUEST));
     assert_eq!(calls, (1, 1));
+}
+
+#[test]
+fn a_guest_that_is_announced_under_its_own_address_is_welcome_and_under_another_not() {
+    let bed = Bed::new();
+    let mut guest = bed.guest(A);
+    let announcement = |mac: MacAddr| -> Vec<u8> { mac.0.into_iter().chain([0; 2]).collect() };
+    let own = announcement(MAC);
+    assert_eq!(guest.ask_whether_done(SEND_RARP, &own).unwrap(), 0);
+    for other in [MacAddr([0; 6]), MacAddr([0xff; 6]), MacAddr([2, 0x4c, 10, 88, 0, 3])] {
+        assert_eq!(guest.ask_whether_done(SEND_RARP, &announcement(other)).unwrap(), 1);
+    }
+    // Who does not ask is not answered, and the rings run on meanwhile.
+    guest.send(SEND_RARP, &own, &[]).unwrap();
+    assert!(bed.is_plugged(A));
+    bed.exchange(A, &mut guest, 0);
+    assert_eq!(bed.state(A), LinkState::Connected);
 }
 
 #[test]

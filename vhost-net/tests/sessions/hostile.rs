@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use lichen_netstack::counters::Counters;
 use lichen_netstack::port::{MAX_FRAME, Port as _};
 use lichen_vhost_net::testing::front_end::{
-    ADD_MEM_REG, FROM_GUEST, GET_INFLIGHT_FD, GET_VRING_BASE, MEMORY, REM_MEM_REG, SET_FEATURES,
-    SET_INFLIGHT_FD, SET_MEM_TABLE, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
+    ADD_MEM_REG, FROM_GUEST, GET_INFLIGHT_FD, GET_VRING_BASE, MEMORY, REM_MEM_REG, SEND_RARP,
+    SET_FEATURES, SET_INFLIGHT_FD, SET_MEM_TABLE, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
     SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USER, message, pair, region, ring_address,
 };
 use rustix::event::epoll;
@@ -46,6 +46,7 @@ fn a_message_that_is_none_costs_its_connection_and_no_descriptor() {
         ("enabled by three", message(SET_VRING_ENABLE, &pair(0, 3)), 0),
         ("in flight, asked", message(GET_INFLIGHT_FD, &[0xff; 24]), 0),
         ("in flight, given", message(SET_INFLIGHT_FD, &[0xff; 24]), 1),
+        ("an announcement that was not agreed on", message(SEND_RARP, &[2; 8]), 0),
         ("the end of a ring that is not there", message(GET_VRING_BASE, &pair(9, 0)), 0),
     ];
     for (what, bytes, fds) in &cases {

@@ -4,4 +4,5 @@
 mod bed;
 mod conversations;
 mod hostile;
+mod pairs;
 mod through_a_worker;

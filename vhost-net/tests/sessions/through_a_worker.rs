@@ -15,7 +15,9 @@ use lichen_netstack::testing::specs;
 use lichen_netstack::time::Instant;
 use lichen_netstack::worker::{Worker, WorkerCommand, WorkerEvent};
 use lichen_vhost_net::port::VhostPort;
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{
+    FEATURES, FROM_GUEST, FrontEnd, SIZE, TO_GUEST, WITH_TSO, WITH_USO,
+};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::bed::{A, B, Bed, Watchdog};
@@ -45,8 +47,13 @@ fn mac(guest: u8) -> MacAddr {
 
 impl Pair {
     fn new() -> Self {
+        Self::agreeing_to(FEATURES)
+    }
+
+    /// Both agree to these features.
+    fn agreeing_to(features: u64) -> Self {
         let bed = Bed::new();
-        let mut guests = [bed.guest(A), bed.guest(B)];
+        let mut guests = [A, B].map(|port| bed.guest_with(port, features));
         let network = specs::network(1, "bridge", 88);
         let ports = [(A, 0), (B, 1)].map(|(id, guest)| {
             let name = format!("guest{guest}");
@@ -184,6 +191,84 @@ fn a_virtio_net_header_that_lies_costs_its_frame_and_nobody_else() {
     pair.guests[0].transmit(&segment(1400));
     pair.serve(0);
     assert_eq!(pair.guests[1].used(TO_GUEST), 1);
+}
+
+/// Datagrams of `size` bytes in one, `len` together, from the hostile guest to its neighbour.
+fn datagrams(len: usize, size: u16) -> Vec<u8> {
+    let payload: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+    let packet = udp(address(0).into(), address(1).into(), &payload);
+    let mut frame = ethernet(mac(0), mac(1), 0x0800, &packet);
+    // UDP_L4, with the pseudo header's sum where the checksum belongs.
+    frame[..10].copy_from_slice(&[1, 5, 42, 0, 0, 0, 34, 0, 6, 0]);
+    frame[4..6].copy_from_slice(&size.to_le_bytes());
+    frame
+}
+
+#[test]
+fn datagrams_in_one_frame_arrive_whole_where_that_was_agreed_on_and_cut_elsewhere() {
+    let frame = datagrams(10_000, 1000);
+    let mut pair = Pair::agreeing_to(WITH_USO);
+    pair.send_in_pieces(&frame, 2);
+    pair.serve(0);
+    let buffers = pair.guests[1].used(TO_GUEST);
+    assert_eq!(usize::from(buffers), frame.len().div_ceil(2048));
+    let received = pair.guests[1].received(0, frame.len());
+    assert_eq!(received[..10], frame[..10], "still one that is to be cut");
+    assert_eq!(received[10..VNET_LEN], buffers.to_le_bytes());
+    assert_eq!(received[VNET_LEN..], frame[VNET_LEN..]);
+    drop(pair);
+
+    let mut pair = Pair::agreeing_to(WITH_TSO);
+    pair.send_in_pieces(&frame, 2);
+    pair.serve(0);
+    assert_eq!(pair.guests[1].used(TO_GUEST), 10);
+    for piece in 0..10_u16 {
+        let start = VNET_LEN + 14 + 20 + 8;
+        let received = pair.guests[1].received(piece, start + 1000);
+        assert_eq!(received[1], 0, "nothing is left to be cut");
+        let sent = start + 1000 * usize::from(piece);
+        assert_eq!(received[start..], frame[sent..sent + 1000]);
+    }
+    assert_eq!(pair.drops(), BTreeMap::new());
+    pair.assert_neighbour_passes();
+}
+
+#[test]
+fn datagrams_in_one_frame_are_as_many_as_linux_sends_and_no_more() {
+    for (features, name) in [(WITH_USO, "whole"), (WITH_TSO, "cut")] {
+        let mut pair = Pair::agreeing_to(features);
+        // Sizes of nothing, of one byte, one piece too many, pieces beyond the MTU; TCP's kind with a datagram.
+        let mut hostile = vec![
+            datagrams(1280, 0),
+            datagrams(1280, 1),
+            datagrams(1290, 10),
+            datagrams(4000, 1473),
+            datagrams(1280, u16::MAX),
+        ];
+        hostile.push(datagrams(1280, 100));
+        hostile[5][1] = 1;
+        // A checksum that is complete already.
+        hostile.push(datagrams(1280, 100));
+        hostile[6][0] = 0;
+        for (frame, count) in hostile.iter().zip(1..) {
+            pair.send_in_pieces(frame, 1);
+            pair.serve(0);
+            assert_eq!(pair.drops(), BTreeMap::from([("vnet_hdr".to_owned(), count)]), "{name}");
+            assert_eq!(pair.guests[1].used(TO_GUEST), 0, "{name}");
+            pair.assert_neighbour_passes();
+        }
+        pair.send_in_pieces(&datagrams(640, 10), 1);
+        pair.serve(0);
+        let whole = features == WITH_USO;
+        assert_eq!(pair.guests[1].used(TO_GUEST), if whole { 1 } else { 64 }, "{name}");
+        // As many as there may be; the neighbour has room for 64 frames.
+        if whole {
+            pair.guests[1].post(1);
+            pair.send_in_pieces(&datagrams(1280, 10), 1);
+            pair.serve(0);
+            assert_eq!(pair.guests[1].used(TO_GUEST), 1);
+        }
+    }
 }
 
 /// V22. What is no eventfd is refused when it is handed over; of an eventfd a full counter is left, for which a
