@@ -221,7 +221,11 @@ fn a_capture_of_a_flow_shows_it_alone_as_a_wire_would_also_of_who_joins_later(la
     lab.web_server("web", &[]);
     let path = lab.path("home/flow.pcapng");
     let (guest, port) = ("10.88.0.50", 40_000);
-    let flow = format!("tcp:{guest}:{port}-{UPSTREAM}:5201");
+    let _counter = lab
+        .upstream()
+        .start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "wc", "-c"]);
+    lab.upstream().sh("until busybox netstat -ltn | grep -q :7001; do sleep 0.05; done");
+    let flow = format!("tcp:{guest}:{port}-{UPSTREAM}:7001");
     let words = ["capture", "--network", "bridge", "--segment", "--flow", &flow, "-w"];
     let file = path.display().to_string();
     let words = [&words[..], &[file.as_str()]].concat();
@@ -232,9 +236,10 @@ fn a_capture_of_a_flow_shows_it_alone_as_a_wire_would_also_of_who_joins_later(la
     };
     eventually("it runs, with who is there", || interfaces() == 1);
     // The workload joins only now; of its two connections and what it asks of its neighbour one is wanted.
-    let talk = format!("curl -sS http://web/ && iperf3 -c {UPSTREAM} -n 2M -i 0 --cport {port}");
-    let talk = run(&mut lab.lichen(["run", "--ip", guest, "--", "sh", "-c", &talk]));
-    assert_eq!(talk.code, Some(0), "{}{}", talk.out, talk.err);
+    let send = format!("head -c {} /dev/zero | nc -N -p {port} {UPSTREAM} 7001", 2 << 20);
+    let talk = format!("curl -sS http://web/ >/dev/null && {send}");
+    let talk = run(&mut lab.lichen(["run", "--ip", guest, "--", "sh", "-c", &talk])).success();
+    assert_eq!(talk, format!("{}\n", 2 << 20));
     eventually("all is recorded", || fs::metadata(&path).expect("a file").len() > 2 << 20);
     capture.interrupt();
     eventually("it ends", || capture.ended() == Some(0));
@@ -252,11 +257,11 @@ fn a_capture_of_a_flow_shows_it_alone_as_a_wire_would_also_of_who_joins_later(la
     };
     for packet in &packets {
         assert!(packet.len <= 1514, "a frame of {} bytes", packet.len);
-        assert!(matches!(ports(packet), (40_000, 5201) | (5201, 40_000)), "{:?}", ports(packet));
+        assert!(matches!(ports(packet), (40_000, 7001) | (7001, 40_000)), "{:?}", ports(packet));
         let headers = Headers::parse(packet.bytes, ChecksumState::Full);
         headers.expect("a frame with whole checksums");
     }
-    let answers = packets.iter().filter(|packet| ports(packet) == (5201, port)).count();
+    let answers = packets.iter().filter(|packet| ports(packet) == (7001, port)).count();
     assert!(answers > 0 && packets.len() - answers > (2 << 20) / 1460, "both directions");
     println!("   {} frames, {answers} of them answers", packets.len());
 }
