@@ -5,7 +5,7 @@
 //!
 //! Datagrams of one flow that come in one batch leave in one system call.
 //!
-//! A flow that is no more than a question and its answer ([`one_shot`]) is closed sooner than a conversation.
+//! A flow that is no more than a question and its answer (`one_shot`) is closed sooner than a conversation.
 
 use std::io;
 use std::net::SocketAddr;
