@@ -158,20 +158,13 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::ids::{NetworkId, PortId};
+    use crate::testing::specs;
 
     fn port() -> PortSpec {
         PortSpec {
-            id: PortId(1),
-            network: NetworkId(1),
-            name: "a".into(),
-            aliases: vec![],
             mac: MacAddr([2, 0, 0, 0, 0, 2]),
-            address: Ipv4Addr::new(10, 88, 0, 2),
             address6: Some("fd00:0:0:1::2".parse().unwrap()),
-            default_route: true,
-            allow_host: vec![],
-            attachment: Attachment::VhostUser,
+            ..specs::port(1, "a", Ipv4Addr::new(10, 88, 0, 2), Attachment::VhostUser)
         }
     }
 

@@ -142,21 +142,14 @@ fn is_martian(source: Ipv4Addr) -> bool {
 mod tests {
     use super::*;
     use crate::command::Attachment;
-    use crate::ids::{NetworkId, PortId};
+    use crate::testing::specs;
     use crate::wire::udp::UdpHeader;
 
     fn port() -> PortSpec {
         PortSpec {
-            id: PortId(1),
-            network: NetworkId(1),
-            name: "a".into(),
-            aliases: vec![],
             mac: MacAddr([2, 0, 0, 0, 0, 2]),
-            address: Ipv4Addr::new(10, 88, 0, 2),
             address6: Some("fd00:0:0:1::2".parse().unwrap()),
-            default_route: true,
-            allow_host: vec![],
-            attachment: Attachment::Tap,
+            ..specs::port(1, "a", Ipv4Addr::new(10, 88, 0, 2), Attachment::Tap)
         }
     }
 
