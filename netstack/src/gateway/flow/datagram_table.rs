@@ -113,13 +113,13 @@ impl<F> DatagramTable<F> {
     pub(super) fn expire(&mut self, now: Instant) -> Option<Entry<F>> {
         let flows = &self.flows;
         let ends = |index| flows.get(index).map(Entry::end);
-        let expired = self.idle.pop_expired(now, Duration::ZERO, ends);
+        let expired = self.idle.pop_expired(now, ends);
         expired.map(|index| self.remove(index))
     }
 
     /// When [`DatagramTable::expire`] may have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.idle.poll_timeout(Duration::ZERO)
+        self.idle.poll_timeout()
     }
 
     /// Closes a flow before its time.

@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Duration;
 
 use crate::time::Instant;
 
@@ -49,32 +48,31 @@ impl IdleQueue {
         &mut self,
         last_active: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
-        self.pop_idle_since(None, last_active)
+        self.pop_until(None, last_active)
     }
 
-    /// Takes a flow that was idle for `lifetime`, if there is one.
+    /// Takes a flow whose time has come, if there is one, where the times are those of the end.
     pub fn pop_expired(
         &mut self,
         now: Instant,
-        lifetime: Duration,
-        last_active: impl FnMut(usize) -> Option<Instant>,
+        end: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
-        self.pop_idle_since(Some((now, lifetime)), last_active)
+        self.pop_until(Some(now), end)
     }
 
-    /// When the first may have expired.
-    pub fn poll_timeout(&self, lifetime: Duration) -> Option<Instant> {
-        self.places.peek().map(|Reverse((active, _))| *active + lifetime)
+    /// When the time of the first may have come.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.places.peek().map(|Reverse((end, _))| *end)
     }
 
-    fn pop_idle_since(
+    fn pop_until(
         &mut self,
-        expiry: Option<(Instant, Duration)>,
+        latest: Option<Instant>,
         mut last_active: impl FnMut(usize) -> Option<Instant>,
     ) -> Option<usize> {
         loop {
             let Reverse((queued, index)) = *self.places.peek()?;
-            if expiry.is_some_and(|(now, lifetime)| queued + lifetime > now) {
+            if latest.is_some_and(|latest| queued > latest) {
                 return None;
             }
             self.places.pop();
@@ -113,13 +111,13 @@ mod tests {
     #[test]
     fn only_flows_that_were_idle_for_their_lifetime_expire() {
         let mut queue = IdleQueue::default();
-        queue.push(at(0), 0);
-        queue.push(at(0), 1);
-        let active = |index| Some(at(if index == 0 { 5 } else { 0 }));
-        let lifetime = Duration::from_secs(10);
-        assert_eq!(queue.pop_expired(at(9), lifetime, active), None);
-        assert_eq!(queue.pop_expired(at(10), lifetime, active), Some(1));
-        assert_eq!(queue.pop_expired(at(10), lifetime, active), None);
-        assert_eq!(queue.pop_expired(at(15), lifetime, active), Some(0));
+        // Both were active at 0 and live for 10; the first was active again at 5.
+        queue.push(at(10), 0);
+        queue.push(at(10), 1);
+        let end = |index| Some(at(if index == 0 { 15 } else { 10 }));
+        assert_eq!(queue.pop_expired(at(9), end), None);
+        assert_eq!(queue.pop_expired(at(10), end), Some(1));
+        assert_eq!(queue.pop_expired(at(10), end), None);
+        assert_eq!(queue.pop_expired(at(15), end), Some(0));
     }
 }
