@@ -11,12 +11,12 @@ use lichen_api::{Directories, DirectoryError, StopDaemon, StopScope};
 use lichen_cli::DaemonRole;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::app::{self, App, Parts, StartError};
 use crate::causes::chain;
 use crate::http;
 use crate::instance::{Instance, InstanceError};
+use crate::log::{self, InvalidFilter};
 use crate::state::{self, OpenError, Store};
 use crate::wiring::datapath_process::DatapathProcess;
 use crate::wiring::descriptors::{self, TooFew};
@@ -39,6 +39,8 @@ enum ControlError {
     Descriptors(#[from] TooFew),
     #[error(transparent)]
     Workers(#[from] workers::Invalid),
+    #[error(transparent)]
+    Log(#[from] InvalidFilter),
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error(transparent)]
@@ -150,26 +152,12 @@ fn start_log(role: DaemonRole, directories: &Directories) -> Result<(), ControlE
                 .mode(0o600)
                 .open(&path)
                 .map_err(|source| DirectoryError::Io { path, source })?;
-            let log = tracing_subscriber::fmt().with_env_filter(filter());
-            log.json().with_ansi(false).with_writer(file).init();
+            log::start_as_json(file)?;
         }
-        DaemonRole::Foreground if io::stderr().is_terminal() => {
-            tracing_subscriber::fmt().with_env_filter(filter()).with_writer(io::stderr).init();
-        }
-        DaemonRole::Foreground | DaemonRole::Service => log_to_stderr(),
+        DaemonRole::Foreground if io::stderr().is_terminal() => log::start_as_text()?,
+        DaemonRole::Foreground | DaemonRole::Service => log::start_as_json(io::stderr)?,
     }
     Ok(())
-}
-
-/// Logs as JSON to standard error, which whoever started this process has led somewhere.
-pub fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_env_filter(filter());
-    log.json().with_ansi(false).with_writer(io::stderr).init();
-}
-
-/// `LICHEN_LOG` says what is logged, in the grammar of `RUST_LOG`.
-fn filter() -> EnvFilter {
-    EnvFilter::try_from_env("LICHEN_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Closes the pipe on which the caller waits: an end without a word means that the daemon is ready.

@@ -12,6 +12,7 @@ pub mod control;
 pub mod http;
 pub mod instance;
 pub mod ipam;
+pub mod log;
 pub mod names;
 pub mod reconcile;
 #[cfg(test)]

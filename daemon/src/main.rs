@@ -4,10 +4,11 @@
 //! this program itself through /proc/self/exe; everything else is the command line, of which
 //! `lichen daemon` is control.
 
+use std::io;
 use std::process::ExitCode;
 
-use lichen_daemon::control;
 use lichen_daemon::wiring::datapath_role;
+use lichen_daemon::{control, log};
 
 fn main() -> ExitCode {
     // The roles that enter namespaces come first: they need a process with one thread.
@@ -17,7 +18,10 @@ fn main() -> ExitCode {
         Some("datapath") => {
             // Executed as /proc/self/exe, it would be called `exe` in `ps` and `top`.
             let _ = rustix::thread::set_name(c"lichen-datapath");
-            control::log_to_stderr();
+            if let Err(error) = log::start_as_json(io::stderr) {
+                eprintln!("lichen datapath: {error}");
+                return ExitCode::FAILURE;
+            }
             datapath_role::main()
         }
         _ => lichen_cli::main(control::main),

@@ -23,5 +23,6 @@ pub mod port;
 pub mod switch;
 pub mod testing;
 pub mod time;
+mod timer;
 pub mod wire;
 pub mod worker;

@@ -42,6 +42,8 @@ pub enum TokenKind {
     Names,
     /// The worker's own wake-up.
     Commands,
+    /// The worker's timer.
+    Time,
 }
 
 impl Token {
@@ -56,6 +58,7 @@ impl Token {
             TokenKind::Names => 5,
             TokenKind::Commands => 6,
             TokenKind::Published => 7,
+            TokenKind::Time => 8,
         };
         u64::from(self.port) << 48 | kind << 40 | u64::from(self.index)
     }
@@ -71,6 +74,7 @@ impl Token {
             5 => TokenKind::Names,
             6 => TokenKind::Commands,
             7 => TokenKind::Published,
+            8 => TokenKind::Time,
             _ => return None,
         };
         let port = u16::try_from(bits >> 48).ok()?;

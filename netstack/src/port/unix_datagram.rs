@@ -14,19 +14,17 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recvfrom, sendto};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 
 use super::alarm::{Alarm, Ended};
 use super::watch::FrameWatch;
 use super::{Offloads, Port, Receive, Transmit};
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
+use crate::timer::Timer;
 
 /// What vfkit and krunkit say first; it is no frame.
 pub const GREETING: &[u8] = b"VFKT";
@@ -34,8 +32,8 @@ pub const GREETING: &[u8] = b"VFKT";
 pub const MAX_BACKLOG: usize = 1024;
 const MAX_BACKLOG_BYTES: usize = 1 << 20;
 /// First and longest pause before what waits is sent again.
-const FIRST_PAUSE: i64 = 100_000;
-const LONGEST_PAUSE: i64 = 10_000_000;
+const FIRST_PAUSE: Duration = Duration::from_micros(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 /// Pauses without progress after which what waits is lost: seven that grow, and a second of the longest.
 const MAX_PAUSES: u32 = 107;
 
@@ -46,7 +44,7 @@ pub struct UnixDatagramPort {
     peer: SocketAddrUnix,
     watch: FrameWatch,
     alarm: Arc<Alarm<Ended>>,
-    timer: OwnedFd,
+    timer: Timer,
     backlog: VecDeque<Box<[u8]>>,
     backlog_bytes: usize,
     /// Pauses since something was sent.
@@ -73,8 +71,7 @@ impl UnixDatagramPort {
         watch: FrameWatch,
         alarm: Arc<Alarm<Ended>>,
     ) -> rustix::io::Result<Self> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let timer = Timer::new()?;
         watch.begin(&timer)?;
         watch.begin(&*socket)?;
         Ok(Self {
@@ -137,7 +134,7 @@ impl UnixDatagramPort {
 
     /// Sends what waits, as far as it goes, when its time has come.
     fn handle_timer(&mut self) {
-        if self.backlog.is_empty() || rustix::io::read(&self.timer, &mut [0; 8]).is_err() {
+        if self.backlog.is_empty() || !self.timer.take_expired() {
             return;
         }
         self.pauses += 1;
@@ -159,12 +156,7 @@ impl UnixDatagramPort {
     }
 
     fn set_timer(&self) -> rustix::io::Result<()> {
-        let pause = (FIRST_PAUSE << self.pauses.min(7)).min(LONGEST_PAUSE);
-        let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: 0, tv_nsec: pause },
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map(drop)
+        self.timer.set((FIRST_PAUSE * (1 << self.pauses.min(7))).min(LONGEST_PAUSE))
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
 use super::busy_poll::BusyPoll;
 use super::crossing::{Doorbell, Links};
+use super::wake_up::WakeUp;
 use super::{Worker, WorkerCommand, WorkerEvent};
 use crate::gateway::names::NameService;
 use crate::host::sys::SysHost;
@@ -22,6 +23,8 @@ use crate::time::Instant;
 const SECOND: Duration = Duration::from_secs(1);
 /// Of a thousand: one that was less busy tells nothing more before it is woken.
 const AS_GOOD_AS_IDLE: u16 = 50;
+/// A wait that only looks.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Events taken from epoll at once.
 const MAX_EVENTS: usize = 256;
 
@@ -77,6 +80,7 @@ pub struct WorkerLoop<P: Port, N> {
     /// Rung by the other workers.
     bell: Arc<Doorbell>,
     poller: Arc<OwnedFd>,
+    wake_up: WakeUp,
     start: std::time::Instant,
     meter: Meter,
     busy_poll: BusyPoll,
@@ -137,9 +141,12 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
         let ends = Links::between(&bells).into_iter().zip(bells).zip(wakes);
         for ((names, seed), ((links, bell), wake)) in parts.into_iter().zip(ends) {
             let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-            let token = Token { port: 0, kind: TokenKind::Commands, index: 0 };
-            let data = epoll::EventData::new_u64(token.to_bits());
-            epoll::add(&*poller, &*wake, data, epoll::EventFlags::IN)?;
+            let data =
+                |kind| epoll::EventData::new_u64(Token { port: 0, kind, index: 0 }.to_bits());
+            epoll::add(&*poller, &*wake, data(TokenKind::Commands), epoll::EventFlags::IN)?;
+            let wake_up = WakeUp::new()?;
+            let each_time = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&*poller, &wake_up, data(TokenKind::Time), each_time)?;
             let (sender, commands) = mpsc::channel();
             let host = SysHost::new(Arc::clone(&poller))?;
             let worker = Worker::new(host, names, seed, descriptors).linked(links);
@@ -150,7 +157,17 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             });
             let meter = Meter { since: Instant::START, work: Duration::ZERO, told: 0 };
             let busy_poll = BusyPoll::new(Duration::ZERO);
-            loops.push(Self { worker, commands, wake, bell, poller, start, meter, busy_poll });
+            loops.push(Self {
+                worker,
+                commands,
+                wake,
+                bell,
+                poller,
+                wake_up,
+                start,
+                meter,
+                busy_poll,
+            });
         }
         Ok((loops, handles))
     }
@@ -165,9 +182,9 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
     pub fn run(mut self, mut tell: impl FnMut(WorkerEvent)) -> io::Result<()> {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         while !self.worker.is_stopped() {
-            let timeout = self.wait_for();
+            let timeout = if self.may_wait()? { None } else { Some(&AT_ONCE) };
             events.clear();
-            match epoll::wait(&*self.poller, spare_capacity(&mut events), timeout.as_ref()) {
+            match epoll::wait(&*self.poller, spare_capacity(&mut events), timeout) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -177,10 +194,10 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             self.worker.handle_crossings();
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else { continue };
-                if token.kind == TokenKind::Commands {
-                    self.handle_commands(now);
-                } else {
-                    self.worker.handle_ready(now, token, readiness(event.flags));
+                match token.kind {
+                    TokenKind::Commands => self.handle_commands(now),
+                    TokenKind::Time => self.wake_up.handle_expired(),
+                    _ => self.worker.handle_ready(now, token, readiness(event.flags)),
                 }
             }
             let is_due =
@@ -197,14 +214,18 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
         Ok(())
     }
 
-    /// How long to wait for something to happen, unless it does not wait yet.
-    fn wait_for(&mut self) -> Option<Timespec> {
-        if self.busy_poll.is_on() && self.busy_poll.goes_on(self.now()) {
+    /// Whether to wait for something to happen, rather than to look whether it has. It is woken when time is up.
+    fn may_wait(&mut self) -> io::Result<bool> {
+        if self.worker.is_busy() || self.busy_poll.is_on() && self.busy_poll.goes_on(self.now()) {
             // The other workers need not ring: what they send is looked for.
-            return Some(timespec(Duration::ZERO));
+            return Ok(false);
         }
-        let timeout = self.timeout();
-        self.begin_waiting(timeout)
+        let timeouts = self.worker.poll_timeout().into_iter().chain(self.meter.poll_timeout());
+        if let Some(at) = timeouts.min() {
+            self.wake_up.not_after(at, self.now())?;
+        }
+        self.bell.begin_waiting();
+        Ok(!self.worker.has_crossings())
     }
 
     /// A turn has begun at `now`, and ends.
@@ -234,30 +255,6 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
 
     fn now(&self) -> Instant {
         Instant::START + self.start.elapsed()
-    }
-
-    /// Lets the other workers know that they have to ring, unless one has sent something already.
-    fn begin_waiting(&mut self, timeout: Option<Timespec>) -> Option<Timespec> {
-        if self.worker.is_busy() {
-            return timeout;
-        }
-        self.bell.begin_waiting();
-        if self.worker.has_crossings() { Some(timespec(Duration::ZERO)) } else { timeout }
-    }
-
-    fn timeout(&self) -> Option<Timespec> {
-        if self.worker.is_busy() {
-            return Some(timespec(Duration::ZERO));
-        }
-        let timeouts = self.worker.poll_timeout().into_iter().chain(self.meter.poll_timeout());
-        timeouts.min().map(|at| timespec(at.since(self.now())))
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod crossing;
 pub mod event_loop;
 mod exchanges;
 mod slot;
+mod wake_up;
 mod words;
 
 use std::collections::VecDeque;
@@ -401,7 +402,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         match token.kind {
             TokenKind::Frames => self.handle_frames(now, token.port),
             TokenKind::Names => self.handle_exchange(now, token.index, readiness),
-            TokenKind::Commands => {}
+            TokenKind::Commands | TokenKind::Time => {}
             TokenKind::Tcp
             | TokenKind::Udp
             | TokenKind::Echo
@@ -566,7 +567,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.accept(now, token);
                 false
             }
-            TokenKind::Frames | TokenKind::Names | TokenKind::Commands => false,
+            TokenKind::Frames | TokenKind::Names | TokenKind::Commands | TokenKind::Time => false,
         };
         if more {
             self.again.push(token);

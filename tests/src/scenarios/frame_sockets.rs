@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::virtual_machines::{guest, lease, received, state_of};
+use super::virtual_machines::{every_byte_arrives, guest, lease, received, state_of};
 use crate::lab::address::UPSTREAM;
 use crate::lab::{Lab, Role, eventually, run};
 use crate::runner::scenarios;
@@ -41,10 +41,7 @@ fn is_a_member(lab: &Lab, attach: &str) {
     }
     let printed = db.sh(&format!("iperf3 -c {UPSTREAM} -t 3 -i 0 -R"));
     println!("   from outside: {:.3} Gbit/s", received(&printed));
-    let sum = "dd if=/dev/zero bs=65536 count=200 2>/dev/null | tr '\\0' x | sha256sum";
-    let sent = db.sh(sum);
-    db.sh("(dd if=/dev/zero bs=65536 count=200 2>/dev/null | tr '\\0' x | nc -l -p 7000 >/dev/null) >/dev/null 2>&1 &");
-    assert_eq!(lab.in_workload("sleep 0.5; nc -d db 7000 | sha256sum"), sent);
+    every_byte_arrives(lab, &mut db);
     let list = run(&mut lab.lichen(["vm", "ls"])).success();
     assert!(list.contains(attach) && list.contains("running"), "{list}");
     assert!(state_of(lab, "db").contains(&format!("vm/{attach}")), "{}", state_of(lab, "db"));
