@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+/// When the first step began: each tells how long it has been.
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Why a command of the repository ended; a sentence for a person.
 #[derive(Debug)]
@@ -84,7 +89,8 @@ fn announce(command: &Command) -> String {
     let name = program.rsplit('/').next().unwrap_or_default().to_owned();
     let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
     let text = std::iter::once(name).chain(words).collect::<Vec<_>>().join(" ");
-    eprintln!("== {text}");
+    let seconds = STARTED.elapsed().as_secs();
+    eprintln!("== {:02}:{:02} {text}", seconds / 60, seconds % 60);
     text
 }
 
