@@ -12,6 +12,7 @@ scenarios![
     a_virtual_machine_and_a_container_on_two_workers_talk_both_ways,
     a_datapath_of_two_workers_killed_under_load_comes_back_with_as_many,
     a_number_of_workers_that_is_none_is_refused_with_what_to_do,
+    a_busy_workers_port_moves_and_its_connections_go_on,
     workers_that_look_on_before_they_sleep_carry_everything_and_are_shown,
 ];
 
@@ -145,6 +146,24 @@ fn a_number_of_workers_that_is_none_is_refused_with_what_to_do(lab: &Lab) {
     assert_eq!(lab.process(Role::Datapath), None);
     with_workers(lab, "2").success();
     assert_workers(lab, 2);
+}
+
+/// Three ports that follow each other: the first and the third are on one worker, and talk.
+fn a_busy_workers_port_moves_and_its_connections_go_on(lab: &Lab) {
+    start_two(lab);
+    let serve = ["run", "-d", "--name", "server", "--", "iperf3", "-s"];
+    run(&mut lab.lichen(serve)).success();
+    run(&mut lab.lichen(["run", "-d", "--name", "between", "--", "sleep", "600"])).success();
+    let moves = || lab.logs().matches("a port moves to another worker").count();
+    // As many datagrams as the sender can make, which is more than a worker carries; a connection beside
+    // them tells in the end what came.
+    let flood = "sleep 0.5; until iperf3 -c server -u -b 0 -t 12 -i 0; do sleep 0.2; done";
+    let printed = lab.in_workload(flood);
+    println!("   {} moves, {:.2} Gbit/s of datagrams", moves(), received(&printed));
+    assert!(moves() > 0, "{printed}{}", lab.logs());
+    // It is served where it is now.
+    let pinged = lab.in_workload("ping -c2 -i0.2 -W2 server");
+    assert!(pinged.contains("2 received"), "{pinged}");
 }
 
 fn workers_that_look_on_before_they_sleep_carry_everything_and_are_shown(lab: &Lab) {

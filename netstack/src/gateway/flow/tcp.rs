@@ -18,8 +18,9 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::idle_queue::IdleQueue;
-use super::tcp_endpoint::{Endpoint, TcpStack};
+use super::tcp_endpoint::Endpoint;
 use super::tcp_flow::{End, Flow, Stage, TRIM_DELAY, Verdict};
+use super::tcp_stack::TcpStack;
 use super::view::FlowView;
 use super::{FlowContext, FlowIndex, FlowKey, ForwardSource, Work};
 use crate::counters::DropReason;

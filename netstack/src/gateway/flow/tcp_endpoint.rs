@@ -1,45 +1,31 @@
-//! The guest's end of a TCP flow: one smoltcp socket in a set of its own.
+//! The guest's end of a TCP flow: one smoltcp socket, with what goes past it.
 //!
-//! One set per flow, because smoltcp looks at every socket of a set for each packet; one `Interface` per
-//! port. smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum:
-//! `Headers` has done that. Large data that comes in order goes past it, straight from the frame to the host
-//! (see [`Endpoint::is_next`]), and so does the middle of a long stream to the guest (see `direct.rs`). Its clock runs ten times faster than ours, which shortens its one
-//! second of minimal retransmission time-out to what a link inside one machine deserves.
+//! smoltcp sees IP packets only, takes and emits segments of 64 KiB whole, and verifies no checksum: `Headers` has done
+//! that. Large data that comes in order goes past it, straight from the frame to the host (see [`Endpoint::is_next`]),
+//! and so does the middle of a long stream to the guest (see `direct.rs`).
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{
-    Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, SegmentationCapabilities,
-    TxToken,
-};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::wire::{HardwareAddress, IpEndpoint, IpListenEndpoint};
+use smoltcp::iface::PollResult;
+use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::wire::IpEndpoint;
 
-use super::direct::{Acknowledgement, Direct, Sign, Way};
-use super::past::{Past, raise};
-use super::ring_memory::RingMemory;
+use super::direct::{Acknowledgement, Sign, Way};
+use super::past::Past;
+use super::tcp_device::{Limits, Wire, partial_checksum};
 use super::tcp_guard::{Expectation, Judgement, TcpGuard};
+use super::tcp_stack::{Rings, TcpStack, clock, on_our_clock};
 use crate::counters::DropReason;
-use crate::frame::vnet_header::{Gso, GsoKind, PartialChecksum, VnetHeader};
 use crate::port::Port;
-use crate::port::to_guest::{IP_OFFSET, ToGuest};
+use crate::port::to_guest::ToGuest;
 use crate::time::Instant;
 use crate::wire::ip::header_len_of;
 use crate::wire::ipv4::IPV4_LEN;
 use crate::wire::ipv6::IPV6_LEN;
-use crate::wire::tcp::{BareSegment, Flags, PROTOCOL_TCP, TCP_LEN, TcpHeader, option};
-use crate::wire::{ETHERNET_LEN, checksum};
+use crate::wire::tcp::{BareSegment, Flags, TCP_LEN, TcpHeader, option};
 
-/// How much faster smoltcp's clock runs than ours: its least RTO of 1 s becomes 100 ms.
-const CLOCK_SPEED: u64 = 10;
-/// How long an acknowledgement waits for company: each one alone is a system call and a guest's wake-up.
-const ACK_DELAY: std::time::Duration = std::time::Duration::from_millis(2);
 /// Segments emitted in one go; more wait for the next round, so that one flow cannot hold the worker.
 const MAX_BURST: usize = 64;
-/// Closed sockets that wait for their next flow.
-const POOL_LEN: usize = 64;
 /// Least data in a segment that is offered to the host directly. What fits fewer segments of a wire waits for
 /// the answer that may carry its acknowledgement, as smoltcp does it.
 const LEAST_DIRECT: usize = 8 << 10;
@@ -47,26 +33,6 @@ const LEAST_DIRECT: usize = 8 << 10;
 const MAX_DIRECT: usize = 65_535 - IPV6_LEN - TCP_LEN;
 /// What a guest takes that says nothing, or nonsense (RFC 9293 3.7.1; Linux has the same floor).
 const LEAST_MSS: u16 = 536;
-/// A ring that carried more than this is trimmed before its pages rest.
-const TRIM_FROM: usize = 128 << 10;
-
-/// What all TCP endpoints of a port share.
-pub struct TcpStack {
-    interface: Interface,
-    pool: Vec<Rings>,
-    /// Largest IP packet on the network.
-    mtu: u16,
-}
-
-/// A socket with its rings. The set and the ring are dropped before the memory that they refer to.
-struct Rings {
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
-    direct: Direct,
-    memory: RingMemory,
-    /// Bytes that went through since the last trim.
-    carried: usize,
-}
 
 /// One guest's end of one connection.
 pub struct Endpoint {
@@ -78,86 +44,8 @@ pub struct Endpoint {
     guest_mss: u16,
 }
 
-impl TcpStack {
-    /// A stack for a guest on a network of that MTU; `seed` makes initial sequence numbers.
-    pub fn new(seed: u64, mtu: u16, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut interface = Interface::new(config, &mut Capabilities, clock(now));
-        interface.set_any_ip(true);
-        Self { interface, pool: Vec::new(), mtu }
-    }
-
-    /// An endpoint that will answer a SYN for `local`.
-    pub fn listen(&mut self, local: SocketAddr) -> std::io::Result<Endpoint> {
-        let mut rings = self.rings()?;
-        let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
-        socket
-            .listen(IpListenEndpoint::from(endpoint(local)))
-            .expect("a closed socket can listen on a port that is not zero");
-        Ok(Endpoint::new(rings))
-    }
-
-    /// An endpoint that sends a SYN from `local` to `guest`.
-    pub fn connect(&mut self, local: SocketAddr, guest: SocketAddr) -> std::io::Result<Endpoint> {
-        let mut rings = self.rings()?;
-        let socket = rings.sockets.get_mut::<Socket<'_>>(rings.handle);
-        socket
-            .connect(
-                self.interface.context(),
-                endpoint(guest),
-                IpListenEndpoint::from(endpoint(local)),
-            )
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::AddrNotAvailable))?;
-        Ok(Endpoint::new(rings))
-    }
-
-    /// Takes an endpoint's rings back.
-    pub fn recycle(&mut self, endpoint: Endpoint) {
-        let mut rings = endpoint.rings;
-        if self.pool.len() < POOL_LEN {
-            rings.sockets.get_mut::<Socket<'_>>(rings.handle).abort();
-            rings.trim_if_used();
-            self.pool.push(Rings { direct: rings.direct.clear(), ..rings });
-        }
-    }
-
-    fn rings(&mut self) -> std::io::Result<Rings> {
-        match self.pool.pop() {
-            Some(rings) => Ok(rings),
-            None => Rings::new(),
-        }
-    }
-}
-
-impl Rings {
-    #[expect(unsafe_code, reason = "lends a mapping to smoltcp for as long as both live")]
-    fn new() -> std::io::Result<Self> {
-        let memory = RingMemory::new()?;
-        // SAFETY: called once; the slices end up in `sockets` and `direct`, which are declared before `memory` and so
-        // dropped before it, and which never leave this struct.
-        let [receive, send, direct] = unsafe { memory.rings() };
-        let mut socket = Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send));
-        // The guest and the host's peer delay and coalesce as they wish; we add nothing to that. An
-        // acknowledgement of less than a segment waits for the answer that will carry it, but not long.
-        let delay = u64::try_from(ACK_DELAY.as_micros()).expect("milliseconds") * CLOCK_SPEED;
-        socket.set_ack_delay(Some(smoltcp::time::Duration::from_micros(delay)));
-        socket.set_nagle_enabled(false);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        Ok(Self { sockets, handle, direct: Direct::new(direct), memory, carried: 0 })
-    }
-
-    fn trim_if_used(&mut self) {
-        if self.carried > TRIM_FROM {
-            self.memory.trim();
-            self.carried = 0;
-        }
-    }
-}
-
 impl Endpoint {
-    fn new(rings: Rings) -> Self {
+    pub(super) fn new(rings: Rings) -> Self {
         Self {
             rings,
             guard: TcpGuard::default(),
@@ -165,6 +53,10 @@ impl Endpoint {
             past: Past::default(),
             guest_mss: LEAST_MSS,
         }
+    }
+
+    pub(super) fn into_rings(self) -> Rings {
+        self.rings
     }
 
     fn socket(&self) -> &Socket<'static> {
@@ -233,7 +125,7 @@ impl Endpoint {
                 (len, result)
             })
             .ok();
-        self.rings.carried += taken;
+        self.rings.note_carried(taken);
         result
     }
 
@@ -242,7 +134,7 @@ impl Endpoint {
         if self.way() == Way::Direct {
             let (len, result) = fill(self.rings.direct.room());
             self.rings.direct.add(len);
-            self.rings.carried += len;
+            self.rings.note_carried(len);
             return Some(result);
         }
         let mut written = 0;
@@ -254,7 +146,7 @@ impl Endpoint {
                 (len, result)
             })
             .ok();
-        self.rings.carried += written;
+        self.rings.note_carried(written);
         self.rings.direct.note(written);
         result
     }
@@ -286,7 +178,7 @@ impl Endpoint {
 
     /// Whether [`Endpoint::trim`] would be worth its system call.
     pub fn wants_trim(&self) -> bool {
-        self.rings.carried > TRIM_FROM && self.buffered() == 0
+        self.rings.wants_trim() && self.buffered() == 0
     }
 
     /// Whether the data of a segment may go to the host at once: nothing of either side is under way, it is
@@ -516,9 +408,7 @@ impl Endpoint {
 
     /// When smoltcp wants to be served next.
     pub fn poll_timeout(&self, stack: &mut TcpStack, now: Instant) -> Option<Instant> {
-        let protocol = stack.interface.poll_at(clock(now), &self.rings.sockets).map(|at| {
-            Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0) / CLOCK_SPEED)
-        });
+        let protocol = stack.interface.poll_at(clock(now), &self.rings.sockets).map(on_our_clock);
         let direct = self.rings.direct.poll_timeout(now, self.guest_mss.into());
         protocol.into_iter().chain(direct).min()
     }
@@ -578,227 +468,6 @@ pub enum Flush {
     More,
 }
 
-fn clock(now: Instant) -> smoltcp::time::Instant {
-    let micros = now.micros().saturating_mul(CLOCK_SPEED);
-    smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-}
-
-fn endpoint(address: SocketAddr) -> IpEndpoint {
-    IpEndpoint::from(address)
-}
-
 fn socket_address(endpoint: IpEndpoint) -> SocketAddr {
     SocketAddr::new(endpoint.addr.into(), endpoint.port)
-}
-
-fn capabilities() -> DeviceCapabilities {
-    let mut capabilities = DeviceCapabilities::default();
-    capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit = 65_535;
-    capabilities.checksum.ipv4 = Checksum::Tx;
-    capabilities.checksum.tcp = Checksum::None;
-    let mut segmentation = SegmentationCapabilities::default();
-    segmentation.tcpv4 = NonZeroUsize::new(65_535);
-    segmentation.tcpv6 = NonZeroUsize::new(65_535);
-    capabilities.segmentation = segmentation;
-    capabilities
-}
-
-/// The device that an `Interface` is made with; it only tells what it can.
-struct Capabilities;
-
-impl Device for Capabilities {
-    type RxToken<'a> = FromGuest<'a>;
-    type TxToken<'a> = NoToken;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(FromGuest<'_>, NoToken)> {
-        None
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<NoToken> {
-        None
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        capabilities()
-    }
-}
-
-struct NoToken;
-
-impl TxToken for NoToken {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        f(&mut vec![0; len])
-    }
-}
-
-/// The device of one exchange: at most one packet in, segments out.
-struct Wire<'a, 'b, P> {
-    from_guest: Option<&'a [u8]>,
-    to_guest: &'a mut ToGuest<'b, P>,
-    guard: &'a mut TcpGuard,
-    past: &'a mut Past,
-    /// By how much smoltcp's numbers of our bytes are lower than the guest's.
-    ahead: u32,
-    limits: Limits,
-}
-
-impl<P: Port> Device for Wire<'_, '_, P> {
-    type RxToken<'t>
-        = FromGuest<'t>
-    where
-        Self: 't;
-    type TxToken<'t>
-        = Segment<'t, P>
-    where
-        Self: 't;
-
-    fn receive(
-        &mut self,
-        _: smoltcp::time::Instant,
-    ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let packet = self.from_guest.take()?;
-        Some((FromGuest(packet), self.segment()))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
-        if !self.to_guest.port.has_room() {
-            return None;
-        }
-        Some(self.segment())
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        capabilities()
-    }
-}
-
-impl<P: Port> Wire<'_, '_, P> {
-    fn segment(&mut self) -> Segment<'_, P> {
-        Segment {
-            port: self.to_guest.port,
-            counters: self.to_guest.counters,
-            scratch: self.to_guest.scratch,
-            guest_mac: self.to_guest.guest_mac,
-            gateway_mac: self.to_guest.gateway_mac,
-            guard: self.guard,
-            past: self.past,
-            ahead: self.ahead,
-            limits: self.limits,
-            segment_size: None,
-        }
-    }
-}
-
-struct FromGuest<'a>(&'a [u8]);
-
-impl RxToken for FromGuest<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
-}
-
-/// How large segments to the guest are.
-#[derive(Clone, Copy)]
-struct Limits {
-    mtu: u16,
-    guest_mss: u16,
-}
-
-impl Limits {
-    /// The largest segment that fits the MTU behind an IP header of that length.
-    fn mss(self, ip_len: usize) -> u16 {
-        let headers = u16::try_from(ip_len + TCP_LEN).expect("short headers");
-        self.mtu.saturating_sub(headers).max(48)
-    }
-}
-
-/// A segment on its way out.
-struct Segment<'a, P> {
-    // `dyn`-free: the lifetime of the inner borrow is erased by reborrowing field by field.
-    port: &'a mut P,
-    counters: &'a mut crate::counters::Counters,
-    scratch: &'a mut [u8],
-    guest_mac: crate::ids::MacAddr,
-    gateway_mac: crate::ids::MacAddr,
-    guard: &'a mut TcpGuard,
-    past: &'a mut Past,
-    ahead: u32,
-    limits: Limits,
-    segment_size: Option<u16>,
-}
-
-impl<P: Port> Segment<'_, P> {
-    /// By how much the guest's side cuts a segment with so much data: smoltcp says it for IPv4 only.
-    fn cut(&self, is_ipv6: bool, header: &TcpHeader) -> Option<u16> {
-        if !is_ipv6 {
-            return self.segment_size;
-        }
-        let options = u16::try_from(header.header_len - TCP_LEN).expect("at most forty");
-        let size = self.limits.mss(IPV6_LEN).min(self.limits.guest_mss).saturating_sub(options);
-        (header.payload_len > usize::from(size)).then_some(size)
-    }
-}
-
-impl<P: Port> TxToken for Segment<'_, P> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let packet = &mut self.scratch[IP_OFFSET..IP_OFFSET + len];
-        let result = f(packet);
-        let is_ipv6 = packet[0] >> 4 == 6;
-        let ip_len = header_len_of(packet);
-        self.past.translate(&mut packet[ip_len..]);
-        raise(&mut packet[ip_len + 4..ip_len + 8], self.ahead);
-        let header = TcpHeader::parse(&packet[ip_len..]).expect("smoltcp emits whole segments");
-        let options = ip_len + TCP_LEN..ip_len + header.header_len;
-        let scale = option(&packet[options.clone()], 3).and_then(|bytes| bytes.first().copied());
-        self.guard.observe_to_guest(&header, scale);
-        if header.flags.has(Flags::SYN) {
-            announce_mss(&mut packet[options], self.limits.mss(ip_len));
-        }
-        let ends = if is_ipv6 { &packet[8..40] } else { &packet[12..20] };
-        let pseudo = checksum::add(0, ends) + u64::from(PROTOCOL_TCP) + (len - ip_len) as u64;
-        packet[ip_len + 16..ip_len + 18].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
-        let vnet = partial_checksum(ip_len, header.header_len, self.cut(is_ipv6, &header), is_ipv6);
-        let mut to_guest = ToGuest {
-            port: self.port,
-            counters: self.counters,
-            guest_mac: self.guest_mac,
-            gateway_mac: self.gateway_mac,
-            scratch: self.scratch,
-        };
-        to_guest.send_scratch(len, vnet);
-        result
-    }
-
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.segment_size = meta.segmentation_offload_size.map(std::num::NonZeroU16::get);
-    }
-}
-
-/// Says that the checksum of a segment is to be completed, and that it is to be cut into segments of that size.
-fn partial_checksum(ip_len: usize, tcp_len: usize, size: Option<u16>, is_ipv6: bool) -> VnetHeader {
-    let start = u16::try_from(ETHERNET_LEN + ip_len).expect("two short headers");
-    VnetHeader {
-        checksum: Some(PartialChecksum { start, offset: 16 }),
-        gso: size.map(|size| Gso {
-            kind: if is_ipv6 { GsoKind::Tcpv6 } else { GsoKind::Tcpv4 },
-            size,
-            header_len: start + u16::try_from(tcp_len).expect("at most 60"),
-            ecn: false,
-        }),
-    }
-}
-
-/// Overwrites the MSS option of a SYN: smoltcp says what its 64 KiB device takes, a neighbour on this
-/// network says what fits the MTU.
-fn announce_mss(options: &mut [u8], mss: u16) {
-    let mut at = 0;
-    while at + 4 <= options.len() {
-        match options[at] {
-            0 => return,
-            1 => at += 1,
-            2 => return options[at + 2..at + 4].copy_from_slice(&mss.to_be_bytes()),
-            _ => at += usize::from(options[at + 1]).max(2),
-        }
-    }
 }

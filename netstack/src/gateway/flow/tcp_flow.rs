@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use smoltcp::socket::tcp::State;
 
-use super::tcp_endpoint::{Endpoint, Flush, TcpStack};
+use super::tcp_endpoint::{Endpoint, Flush};
+use super::tcp_stack::TcpStack;
 use super::view::{FlowView, Traffic};
 use super::{FlowContext, FlowKey};
 use crate::command::{FlowProtocol, FlowState};
