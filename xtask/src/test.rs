@@ -6,7 +6,7 @@ use crate::step::{Failed, Tally, cargo, run, run_tests};
 use crate::{check, packages};
 
 /// The end-to-end program. It needs no optimising, and what it is made of has been compiled for the tests of the
-/// crates; the product that it tries is always the release.
+/// crates; the product that it tries is the release.
 pub(crate) const LAB: &str = "target/debug/lichen-lab";
 
 pub(crate) fn everything() -> Result<(), Failed> {
@@ -38,7 +38,7 @@ pub(crate) fn scenarios(names: &[&str]) -> Result<(), Failed> {
     close(tally)
 }
 
-pub(crate) fn build_product_and_lab() -> Result<(), Failed> {
+fn build_product_and_lab() -> Result<(), Failed> {
     run(&mut cargo(&["build", "--release", "--quiet", "--package", "lichen"]))?;
     build_lab()
 }
