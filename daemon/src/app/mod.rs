@@ -6,6 +6,7 @@
 mod capture;
 mod flows;
 mod metrics;
+mod network_view;
 mod networks;
 mod ports;
 mod refusal;

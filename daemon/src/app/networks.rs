@@ -2,7 +2,7 @@
 
 use lichen_api::{CreateNetwork, Creation, Network, NetworkSummary, Pruned, Removed};
 
-use super::{App, Refusal, now, view};
+use super::{App, Refusal, network_view, now};
 use crate::ipam;
 use crate::names::NetworkName;
 use crate::state::{self, InUse, Ipv6Wish, NewNetwork, snapshot};
@@ -15,7 +15,11 @@ impl App {
     /// All networks, oldest first.
     pub async fn networks(&self) -> Result<Vec<NetworkSummary>, Refusal> {
         let snapshot = self.store.transact(snapshot).await?;
-        Ok(snapshot.networks.iter().map(|row| view::summary(row, &snapshot.workloads)).collect())
+        Ok(snapshot
+            .networks
+            .iter()
+            .map(|row| network_view::summary(row, &snapshot.workloads))
+            .collect())
     }
 
     /// One network by name or id.
@@ -23,7 +27,7 @@ impl App {
         self.store
             .transact(move |tx| {
                 let row = state::network_named(tx, &name)?;
-                Ok::<_, Refusal>(view::network(&row, &state::workloads(tx)?))
+                Ok::<_, Refusal>(network_view::network(&row, &state::workloads(tx)?))
             })
             .await
     }
@@ -40,7 +44,7 @@ impl App {
             .store
             .transact(move |tx| {
                 let (creation, row) = state::insert_network(tx, &new, &routes, at)?;
-                Ok::<_, Refusal>((creation, view::network(&row, &state::workloads(tx)?)))
+                Ok::<_, Refusal>((creation, network_view::network(&row, &state::workloads(tx)?)))
             })
             .await?;
         self.reconciler.sync().await;
