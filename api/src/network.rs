@@ -115,6 +115,9 @@ pub struct NetworkSummary {
     /// No way out.
     #[serde(rename = "Internal")]
     pub internal: bool,
+    /// The user's own labels.
+    #[serde(rename = "Labels", default)]
+    pub labels: BTreeMap<String, String>,
     /// How many workloads are attached.
     #[serde(rename = "Connected")]
     pub connected: usize,
@@ -149,7 +152,25 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `POST /v1/networks/prune`.
+/// Which networks are meant, as Docker says it: for each key the values that it may have, such as `name` and
+/// `["web"]`.
+///
+/// `GET /v1/networks?filters=` takes it as percent-encoded JSON, and knows the keys `driver`, `id`, `label`, `name`,
+/// `scope` and `type`; pruning knows `label`, `label!` and `until`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Filters(pub BTreeMap<String, Vec<String>>);
+
+/// `POST /v1/networks/prune`; an empty body is one without filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneNetworks {
+    /// Which of the networks that nobody uses.
+    #[serde(default)]
+    pub filters: Filters,
+}
+
+/// Answer of `POST /v1/networks/prune`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Pruned {

@@ -65,6 +65,7 @@ pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSum
         subnet: row.subnet.to_string(),
         ipv6: row.prefix6.is_some(),
         internal: row.internal,
+        labels: row.labels.clone(),
         connected: workloads.iter().filter(|workload| workload.network == row.id).count(),
         created_at: row.created.clone(),
     }
@@ -95,6 +96,7 @@ mod tests {
                 ("bare".into(), String::new()),
             ]),
             created: "2024-01-15T10:30:00Z".into(),
+            created_at: 1_705_314_600,
         }
     }
 
@@ -179,6 +181,7 @@ mod tests {
             "Subnet": "10.89.0.0/16",
             "IPv6": true,
             "Internal": true,
+            "Labels": { "bare": "", "tier": "back" },
             "Connected": 1,
             "CreatedAt": "2024-01-15T10:30:00Z",
         });

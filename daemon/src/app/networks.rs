@@ -1,7 +1,10 @@
 //! Networks: make, remove, show.
 
-use lichen_api::{CreateNetwork, Creation, Network, NetworkSummary, Pruned, Removed};
+use lichen_api::{
+    CreateNetwork, Creation, Filters, Network, NetworkSummary, PruneNetworks, Pruned, Removed,
+};
 
+use super::network_filter::{ListFilter, PruneFilter};
 use super::{App, Refusal, network_view, now};
 use crate::ipam;
 use crate::names::NetworkName;
@@ -12,14 +15,12 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 4096;
 
 impl App {
-    /// All networks, oldest first.
-    pub async fn networks(&self) -> Result<Vec<NetworkSummary>, Refusal> {
+    /// The networks that are wanted, oldest first.
+    pub async fn networks(&self, filters: &Filters) -> Result<Vec<NetworkSummary>, Refusal> {
+        let filter = ListFilter::parse(filters)?;
         let snapshot = self.store.transact(snapshot).await?;
-        Ok(snapshot
-            .networks
-            .iter()
-            .map(|row| network_view::summary(row, &snapshot.workloads))
-            .collect())
+        let wanted = snapshot.networks.iter().filter(|row| filter.matches(row));
+        Ok(wanted.map(|row| network_view::summary(row, &snapshot.workloads)).collect())
     }
 
     /// One network by name or id.
@@ -66,9 +67,13 @@ impl App {
         Ok(Removed { removed: row.name })
     }
 
-    /// Removes every network that nobody uses, the default one excepted.
-    pub async fn prune_networks(&self) -> Result<Pruned, Refusal> {
-        let networks_deleted = self.store.transact(state::prune_networks).await?;
+    /// Removes every network that nobody uses and that is wanted gone, the default one excepted.
+    pub async fn prune_networks(&self, request: PruneNetworks) -> Result<Pruned, Refusal> {
+        let filter = PruneFilter::parse(&request.filters, now())?;
+        let networks_deleted = self
+            .store
+            .transact(move |tx| state::prune_networks(tx, |row| filter.matches(row)))
+            .await?;
         self.reconciler.sync().await;
         Ok(Pruned { networks_deleted })
     }

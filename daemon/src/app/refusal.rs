@@ -2,6 +2,7 @@
 
 use lichen_api::{ErrorBody, ErrorCode, ErrorDetail};
 
+use super::network_filter::FilterError;
 use crate::causes::chain;
 use crate::ipam::SubnetError;
 use crate::names::NameError;
@@ -32,6 +33,12 @@ impl Refusal {
     /// As it is sent.
     pub fn into_body(self) -> ErrorBody {
         ErrorBody { error: ErrorDetail { code: self.code, message: self.message } }
+    }
+}
+
+impl From<FilterError> for Refusal {
+    fn from(error: FilterError) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 
