@@ -138,6 +138,9 @@ pub struct CreateNetwork {
     /// Left out, the first address of the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// That of IPv6: the first address of `subnet6`, whether said or left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<String>,
     /// Its IPv6 addresses, a /64; left out, one of this installation's own (RFC 4193).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<String>,

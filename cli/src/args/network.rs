@@ -81,6 +81,7 @@ pub(crate) struct Filter {
   lichen network create mynet
   lichen network create --subnet 10.89.0.0/16 --gateway 10.89.0.1 mynet
   lichen network create --subnet 10.89.0.0/16 --subnet fd12:3456:789a:1::/64 mynet
+  lichen network create --label managed-by=helyos mynet
   lichen network create --ipv6=false old
   lichen network create --internal backend")]
 pub(crate) struct CreateNetwork {
@@ -91,9 +92,9 @@ pub(crate) struct CreateNetwork {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) ipv6: bool,
-    /// Its router in IPv4 [default: the first address]
+    /// Its router, in its subnet; once more for IPv6, the first address there [default: the first address]
     #[arg(long, requires = "subnet")]
-    pub(crate) gateway: Option<String>,
+    pub(crate) gateway: Vec<String>,
     /// No way out: members reach only each other
     #[arg(long)]
     pub(crate) internal: bool,
@@ -104,23 +105,45 @@ pub(crate) struct CreateNetwork {
     pub(crate) name: String,
 }
 
-/// One subnet for each family.
+/// One of each for each family.
 #[derive(Debug, thiserror::Error)]
-#[error("--subnet names two {0} subnets; a network has one of each family")]
-pub(crate) struct TwoSubnets(&'static str);
+#[error("--{what} names two {family} {what}s; a network has one {what} of each family")]
+pub(crate) struct TwoOfOneFamily {
+    what: &'static str,
+    family: &'static str,
+}
 
-impl CreateNetwork {
-    /// The subnets that were named, IPv4 and IPv6.
-    pub(crate) fn subnets(&self) -> Result<(Option<String>, Option<String>), TwoSubnets> {
-        let (mut v4, mut v6) = (None, None);
-        for subnet in &self.subnet {
-            let (place, family) =
-                if subnet.contains(':') { (&mut v6, "IPv6") } else { (&mut v4, "IPv4") };
-            if place.replace(subnet.clone()).is_some() {
-                return Err(TwoSubnets(family));
+/// What was named in each family.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Families {
+    pub(crate) v4: Option<String>,
+    pub(crate) v6: Option<String>,
+}
+
+impl Families {
+    fn of(what: &'static str, named: &[String]) -> Result<Self, TwoOfOneFamily> {
+        let mut families = Self::default();
+        for text in named {
+            let (place, family) = if text.contains(':') {
+                (&mut families.v6, "IPv6")
+            } else {
+                (&mut families.v4, "IPv4")
+            };
+            if place.replace(text.clone()).is_some() {
+                return Err(TwoOfOneFamily { what, family });
             }
         }
-        Ok((v4, v6))
+        Ok(families)
+    }
+}
+
+impl CreateNetwork {
+    pub(crate) fn subnets(&self) -> Result<Families, TwoOfOneFamily> {
+        Families::of("subnet", &self.subnet)
+    }
+
+    pub(crate) fn gateways(&self) -> Result<Families, TwoOfOneFamily> {
+        Families::of("gateway", &self.gateway)
     }
 
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
@@ -185,6 +208,22 @@ mod tests {
         assert_eq!(values("name"), ["x"]);
         for bad in ["", "label", "=x", " =x"] {
             assert!(filter(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_has_one_subnet_and_one_gateway_of_each_family() {
+        let named = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let both = Families::of("gateway", &named(&["fd12::1", "10.89.0.1"])).unwrap();
+        let (v4, v6) = (Some("10.89.0.1".to_owned()), Some("fd12::1".to_owned()));
+        assert_eq!(both, Families { v4, v6 });
+        for (what, texts, told) in [
+            ("gateway", ["10.89.0.1", "10.89.0.2"], "two IPv4 gateways; a network has one gateway"),
+            ("gateway", ["fd12::1", "fd12::2"], "two IPv6 gateways; a network has one gateway"),
+            ("subnet", ["10.89.0.0/16", "10.90.0.0/16"], "two IPv4 subnets; a network has one"),
+        ] {
+            let error = Families::of(what, &named(&texts)).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
         }
     }
 }

@@ -19,13 +19,14 @@ pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome
     match command {
         NetworkCommand::Ls(ls) => list(ls, format).await,
         NetworkCommand::Create(create) => {
-            let (subnet, subnet6) = create.subnets()?;
+            let (subnets, gateways) = (create.subnets()?, create.gateways()?);
             let request = CreateNetwork {
                 name: create.name.clone(),
-                subnet,
-                subnet6,
+                subnet: subnets.v4,
+                subnet6: subnets.v6,
                 enable_ipv6: Some(create.ipv6),
-                gateway: create.gateway.clone(),
+                gateway: gateways.v4,
+                gateway6: gateways.v6,
                 internal: create.internal,
                 labels: create.labels(),
             };

@@ -55,7 +55,11 @@ impl From<NetworkError> for Refusal {
             NetworkError::Unknown(_) => ErrorCode::NotFound,
             NetworkError::Ambiguous(_)
             | NetworkError::Subnet(
-                SubnetError::Size(..) | SubnetError::Special(..) | SubnetError::Gateway { .. },
+                SubnetError::Size(..)
+                | SubnetError::Special(..)
+                | SubnetError::Gateway { .. }
+                | SubnetError::Gateway6 { .. }
+                | SubnetError::NotFirst6 { .. },
             ) => ErrorCode::BadRequest,
             NetworkError::Exists(_)
             | NetworkError::InUse { .. }

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use lichen_netstack::ids::Ipv4Prefix;
 
 pub use host_routes::{HostRoute, HostRoute6, HostRoutes, host_routes};
-pub use prefixes6::{check_prefix6, pick_prefix6};
+pub use prefixes6::{check_gateway6, check_prefix6, pick_prefix6};
 pub use subnets::{SubnetError, check_subnet, default_subnet, first_gateway, pick_subnet};
 
 /// The lowest address of `subnet` that a workload may have. The network's own address, its broadcast

@@ -6,6 +6,7 @@ use crate::runner::scenarios;
 scenarios![
     networks_are_listed_by_filters_and_in_the_shape_that_is_asked_for,
     pruning_removes_the_unused_that_match_and_nothing_else,
+    a_network_has_one_gateway_of_each_family_and_it_answers_where_it_was_put,
 ];
 
 /// Makes a network, and answers the first digits of its id, which lists show.
@@ -88,4 +89,34 @@ fn pruning_removes_the_unused_that_match_and_nothing_else(lab: &Lab) {
     assert_eq!(left(), "bridge\nused\nmine\n", "what was refused has removed nothing");
     assert_eq!(prune(&[]), "Deleted Networks:\nmine\n");
     assert_eq!(left(), "bridge\nused\n", "one is in use, the other is the default");
+}
+
+fn a_network_has_one_gateway_of_each_family_and_it_answers_where_it_was_put(lab: &Lab) {
+    let subnets = "--subnet 10.99.0.0/24 --subnet fd12:3456:789a:7::/64";
+    create(lab, &format!("{subnets} --gateway 10.99.0.254 --gateway fd12:3456:789a:7::1 mynet"));
+    let shown = run(&mut lab.lichen(["network", "inspect", "mynet"])).success();
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown[0]["IPAM"]["Config"][0]["Gateway"], "10.99.0.254");
+    assert_eq!(shown[0]["IPAM"]["Config"][1]["Gateway"], "fd12:3456:789a:7::1");
+    let script =
+        "ping -c1 -W2 10.99.0.254 && ping -6 -c1 -W2 fd12:3456:789a:7::1 && ip route show default";
+    let words = ["run", "--network", "mynet", "--", "sh", "-c", script];
+    let said = run(&mut lab.lichen(words)).success();
+    assert_eq!(said.matches("1 received").count(), 2, "{said}");
+    assert!(said.contains("default via 10.99.0.254"), "{said}");
+    for (gateways, told) in [
+        ("--gateway 10.99.0.1 --gateway 10.99.0.2", "two IPv4 gateways"),
+        ("--gateway fd12:3456:789a:8::1 --gateway fd12:3456:789a:8::2", "two IPv6 gateways"),
+        ("--gateway 10.98.0.1", "not a usable address of 10.99.1.0/24"),
+        ("--gateway fd12:3456:789a:9::1", "does not lie in IPv6 subnet fd12:3456:789a:8::/64"),
+        ("--gateway fd12:3456:789a:8::2", "write fd12:3456:789a:8::1"),
+    ] {
+        let subnets = "--subnet 10.99.1.0/24 --subnet fd12:3456:789a:8::/64";
+        let words = format!("network create {subnets} {gateways} bad");
+        let refused = run(&mut lab.lichen_with(&words.split(' ').collect::<Vec<_>>())).exits(1);
+        assert!(refused.err.contains(told), "{refused:?}");
+    }
+    let words = ["network", "create", "--subnet", "10.99.1.0/24", "--gateway", "fd12::1", "bad"];
+    let refused = run(&mut lab.lichen(words)).exits(1);
+    assert!(refused.err.contains("an IPv6 gateway needs its subnet"), "{refused:?}");
 }
