@@ -26,8 +26,8 @@ pub use drops::{DropExplanation, drop_explanations};
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use flow::{Flow, FlowProtocol, FlowState, Flows};
 pub use network::{
-    ConfigFrom, Container, CreateNetwork, Filters, Ipam, IpamConfig, Network, NetworkSummary,
-    PruneNetworks, Pruned, Removed,
+    Addresses, ConfigFrom, Container, CreateNetwork, Filters, Ipam, IpamConfig, Network,
+    NetworkSummary, PruneNetworks, Pruned, Removed,
 };
 pub use published_port::{AddPort, PortRange, PublishedPort, RemovePort, Source, State};
 pub use status::{

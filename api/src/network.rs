@@ -69,6 +69,24 @@ pub struct IpamConfig {
     pub subnet: String,
     /// `10.88.0.1`.
     pub gateway: IpAddr,
+    /// How many addresses there are, in the entry of IPv4. Docker has no such key; ours begins so that it never will.
+    #[serde(rename = "LichenAddresses", default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Addresses>,
+}
+
+/// How many addresses a network has. A workload has one of each family with the same number, so that these count
+/// for IPv6 too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Addresses {
+    /// Those that workloads may have. The subnet's first and last and the gateway's are none of them.
+    pub total: u32,
+    /// Those that workloads have.
+    pub used: u32,
+    /// Those that stay for a while with whoever had them.
+    pub reserved: u32,
+    /// What is left.
+    pub free: u32,
 }
 
 /// One attached workload, as Docker shows it.

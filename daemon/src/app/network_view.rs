@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use lichen_api::{ConfigFrom, Container, Ipam, IpamConfig, Network, NetworkSummary};
+use lichen_api::{Addresses, ConfigFrom, Container, Ipam, IpamConfig, Network, NetworkSummary};
 
-use crate::state::{NetworkRow, WorkloadRow};
+use crate::state::{AddressUse, NetworkRow, WorkloadRow};
 
 /// A network in Docker's keys.
-pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
+pub(super) fn network(
+    row: &NetworkRow,
+    workloads: &[WorkloadRow],
+    addresses: AddressUse,
+) -> Network {
     let containers = workloads
         .iter()
         .filter(|workload| workload.network == row.id)
@@ -31,7 +35,7 @@ pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
         scope: "local".to_owned(),
         driver: "bridge".to_owned(),
         enable_ipv6: row.prefix6.is_some(),
-        ipam: Ipam { driver: "default".to_owned(), config: ipam_config(row) },
+        ipam: Ipam { driver: "default".to_owned(), config: ipam_config(row, addresses) },
         internal: row.internal,
         attachable: true,
         ingress: false,
@@ -46,11 +50,17 @@ pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
     }
 }
 
-fn ipam_config(row: &NetworkRow) -> Vec<IpamConfig> {
-    let v4 = IpamConfig { subnet: row.subnet.to_string(), gateway: row.gateway.into() };
+fn ipam_config(row: &NetworkRow, addresses: AddressUse) -> Vec<IpamConfig> {
+    let AddressUse { total, used, reserved } = addresses;
+    let v4 = IpamConfig {
+        subnet: row.subnet.to_string(),
+        gateway: row.gateway.into(),
+        addresses: Some(Addresses { total, used, reserved, free: addresses.free() }),
+    };
     let v6 = row.prefix6.map(|prefix| IpamConfig {
         subnet: prefix.to_string(),
         gateway: prefix.with_interface_id(1).into(),
+        addresses: None,
     });
     std::iter::once(v4).chain(v6).collect()
 }
@@ -120,9 +130,11 @@ mod tests {
         }
     }
 
+    const COUNTED: AddressUse = AddressUse { total: 65_533, used: 1, reserved: 2 };
+
     #[test]
     fn a_network_is_shown_with_every_key_of_docker_and_its_workloads() {
-        let shown = network(&row(), &[workload(7, "web"), workload(8, "elsewhere")]);
+        let shown = network(&row(), &[workload(7, "web"), workload(8, "elsewhere")], COUNTED);
         let expected = json!({
             "Name": "mynet",
             "Id": "a1".repeat(32),
@@ -133,7 +145,12 @@ mod tests {
             "IPAM": {
                 "Driver": "default",
                 "Config": [
-                    { "Subnet": "10.89.0.0/16", "Gateway": "10.89.0.1" },
+                    {
+                        "Subnet": "10.89.0.0/16",
+                        "Gateway": "10.89.0.1",
+                        "LichenAddresses":
+                            { "Total": 65_533, "Used": 1, "Reserved": 2, "Free": 65_530 },
+                    },
                     { "Subnet": "fd12:3456:789a:1::/64", "Gateway": "fd12:3456:789a:1::1" },
                 ],
             },
@@ -162,11 +179,11 @@ mod tests {
 
     #[test]
     fn a_network_without_ipv6_has_one_subnet_and_members_without_an_ipv6_address() {
-        let shown = network(&NetworkRow { prefix6: None, ..row() }, &[workload(7, "web")]);
+        let shown = network(&NetworkRow { prefix6: None, ..row() }, &[workload(7, "web")], COUNTED);
         let shown = serde_json::to_value(shown).unwrap();
         assert_eq!(shown["EnableIPv6"], false);
-        let subnets = json!([{ "Subnet": "10.89.0.0/16", "Gateway": "10.89.0.1" }]);
-        assert_eq!(shown["IPAM"]["Config"], subnets);
+        let subnets = shown["IPAM"]["Config"].as_array().unwrap();
+        assert_eq!((subnets.len(), &subnets[0]["Subnet"]), (1, &json!("10.89.0.0/16")));
         assert_eq!(shown["Containers"]["b2".repeat(32)]["IPv6Address"], "");
     }
 

@@ -6,11 +6,13 @@ use lichen_api::{
     CreateNetwork, Creation, Filters, Network, NetworkSummary, PruneNetworks, Pruned, Removed,
 };
 
+use rusqlite::Transaction;
+
 use super::network_filter::{ListFilter, PruneFilter};
 use super::{App, Refusal, network_view, now};
 use crate::ipam;
 use crate::names::NetworkName;
-use crate::state::{self, InUse, Ipv6Wish, NetworkError, NewNetwork, snapshot};
+use crate::state::{self, InUse, Ipv6Wish, NetworkError, NetworkRow, NewNetwork, snapshot};
 
 /// Bounds on labels, so that a definition stays a definition.
 const MAX_LABELS: usize = 64;
@@ -27,10 +29,11 @@ impl App {
 
     /// One network by name or id.
     pub async fn network(&self, name: String) -> Result<Network, Refusal> {
+        let at = now();
         self.store
             .transact(move |tx| {
                 let row = state::network_named(tx, &name)?;
-                Ok::<_, Refusal>(network_view::network(&row, &state::workloads(tx)?))
+                shown(tx, &row, at)
             })
             .await
     }
@@ -47,7 +50,7 @@ impl App {
             .store
             .transact(move |tx| {
                 let (creation, row) = state::insert_network(tx, &new, &routes, at)?;
-                Ok::<_, Refusal>((creation, network_view::network(&row, &state::workloads(tx)?)))
+                Ok::<_, Refusal>((creation, shown(tx, &row, at)?))
             })
             .await?;
         self.reconciler.sync().await;
@@ -79,6 +82,11 @@ impl App {
         self.reconciler.sync().await;
         Ok(Pruned { networks_deleted })
     }
+}
+
+fn shown(tx: &Transaction<'_>, row: &NetworkRow, at: i64) -> Result<Network, Refusal> {
+    let addresses = state::address_use(tx, row, at)?;
+    Ok(network_view::network(row, &state::workloads(tx)?, addresses))
 }
 
 fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {

@@ -26,6 +26,12 @@ pub fn lowest_free(
         .find(|address| *address != gateway && !taken.contains(address))
 }
 
+/// How many addresses of a subnet workloads may have: all but the network's own, its broadcast address and the
+/// gateway.
+pub fn assignable(subnet: Ipv4Prefix) -> u32 {
+    (subnet.broadcast().to_bits() - subnet.address().to_bits()).saturating_sub(2)
+}
+
 /// Whether a workload may have that address.
 pub fn is_assignable(subnet: Ipv4Prefix, gateway: Ipv4Addr, address: Ipv4Addr) -> bool {
     subnet.contains(address)
@@ -62,5 +68,10 @@ mod tests {
         }
         let last: Vec<u8> = taken.iter().map(|a| a.octets()[3]).collect();
         assert_eq!(last, [1, 3, 4, 5, 6]);
+        assert_eq!(assignable(net("10.0.0.0/29")), 5);
+        assert_eq!(
+            (assignable(net("10.0.0.0/30")), assignable(net("10.0.0.0/8"))),
+            (1, 16_777_213)
+        );
     }
 }

@@ -63,7 +63,11 @@ fn networks_are_made_listed_inspected_and_removed(lab: &Lab) {
         "Driver": "bridge",
         "EnableIPv6": true,
         "IPAM": { "Driver": "default", "Config": [
-            { "Subnet": "10.99.7.0/24", "Gateway": "10.99.7.1" },
+            {
+                "Subnet": "10.99.7.0/24",
+                "Gateway": "10.99.7.1",
+                "LichenAddresses": { "Total": 253, "Used": 1, "Reserved": 0, "Free": 252 },
+            },
             { "Subnet": "fd12:3456:789a:7::/64", "Gateway": "fd12:3456:789a:7::1" },
         ] },
         "Internal": false,
@@ -92,6 +96,11 @@ fn networks_are_made_listed_inspected_and_removed(lab: &Lab) {
     assert_eq!(json, expected);
 
     of(&["rm", "-f", "web"]);
+    let inspected = of(&["network", "inspect", "mynet"]);
+    let json: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    let counted = &json[0]["IPAM"]["Config"][0]["LichenAddresses"];
+    let reserved = serde_json::json!({ "Total": 253, "Used": 0, "Reserved": 1, "Free": 252 });
+    assert_eq!(*counted, reserved, "it stays with its name for a while");
     of(&["network", "rm", "mynet"]);
     assert!(!of(&["network", "ls"]).contains("mynet"));
 }
@@ -104,7 +113,7 @@ fn cells(table: &str) -> Vec<Vec<&str>> {
 
 fn every_column_of_ps_says_what_it_is_for(lab: &Lab) {
     lab.web_server("web", &["-p", "8080:80", "-p", "[::1]:8081:80"]);
-    run(&mut lab.lichen(["vm", "add", "db"])).success();
+    run(&mut lab.lichen(["vm", "add", "--ip", "10.88.0.9", "db"])).success();
     let network = run(&mut lab.lichen(["network", "inspect", "bridge"])).success();
     let network: serde_json::Value = serde_json::from_str(&network).expect("JSON");
     let prefix = network[0]["IPAM"]["Config"][1]["Subnet"].as_str().expect("a prefix");
@@ -115,7 +124,7 @@ fn every_column_of_ps_says_what_it_is_for(lab: &Lab) {
     let web = ["web", "run", "bridge", "10.88.0.2", &of_host(2), "02:4c:0a:58:00:02"];
     let ports = "127.0.0.1:8080->80/tcp, [::1]:8081->80/tcp";
     assert_eq!(rows[1], [&web[..], &[ports, "running"]].concat());
-    let db = ["db", "vm", "bridge", "10.88.0.3", &of_host(3), "02:4c:0a:58:00:03", "waiting"];
+    let db = ["db", "vm", "bridge", "10.88.0.9", &of_host(9), "02:4c:0a:58:00:09", "waiting"];
     assert_eq!(rows[2], db, "it has no ports");
     let ports = run(&mut lab.lichen(["port", "ls"])).success();
     assert_eq!(run(&mut lab.lichen(["port", "list"])).success(), ports);
