@@ -43,7 +43,8 @@ pub(crate) enum FormatError {
     },
     /// More of Go's templates than there is here.
     #[error(
-        "`{{{{{action}}}}}` is no placeholder, and nothing else is understood of templates; there are: {known}"
+        "`{{{{{action}}}}}` is no placeholder, and nothing else is understood of templates; there are: {known}; for \
+         JSON say json"
     )]
     Action {
         /// What stood between the braces.

@@ -52,7 +52,7 @@ impl Arguments {
     pub(crate) fn no_json() -> clap::Error {
         Self::command().error(
             clap::error::ErrorKind::ArgumentConflict,
-            "this command has no JSON to show; leave out -o json",
+            "the command, said like this, has no JSON to show; leave out -o json",
         )
     }
 }
@@ -376,6 +376,7 @@ mod tests {
             vec!["network", "list"],
             vec!["network", "delete", "x"],
             vec!["port", "list"],
+            vec!["vm", "list"],
             vec!["port", "delete", "80"],
             vec!["port", "rm", "--host-port", "80"],
         ] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use lichen_api::Filters;
+use lichen_api::{Filters, MAX_FILTER_BYTES, MAX_FILTERS};
 
 use crate::commands::network::FIELDS;
 use crate::template::{Format, FormatError};
@@ -34,8 +34,9 @@ pub(crate) enum NetworkCommand {
   driver=NAME, scope=NAME, type=custom|builtin, name=PART, id=PART   one of several values suffices
   label=KEY[=VALUE]                                                  all of several must be there
 
-A format is table, json (an object a line), or a template of {{.ID}}, {{.Name}}, {{.Driver}}, {{.Scope}},
-{{.IPv6}}, {{.Internal}}, {{.Labels}}, {{.CreatedAt}}, with \\t and \\n; with `table ` in front, columns with a heading.
+A format is table, json (an object a line) or a template, in which \\t and \\n are known and these are values:
+  {{.ID}} {{.Name}} {{.Driver}} {{.Scope}} {{.IPv6}} {{.Internal}} {{.Labels}} {{.CreatedAt}}
+With the word table in front, what \\t separates are columns with a heading.
 
 Examples:
   lichen network ls
@@ -162,13 +163,22 @@ pub(crate) struct RmNetwork {
     pub(crate) names: Vec<String>,
 }
 
+/// More than the daemon reads.
+#[derive(Debug, thiserror::Error)]
+#[error("too many filters: at most {MAX_FILTERS}, of {MAX_FILTER_BYTES} bytes together")]
+pub(crate) struct TooManyFilters;
+
 /// What several filters say together.
-pub(crate) fn network_filters(said: &[Filter]) -> Filters {
+pub(crate) fn network_filters(said: &[Filter]) -> Result<Filters, TooManyFilters> {
+    let bytes: usize = said.iter().map(|filter| filter.key.len() + filter.value.len()).sum();
+    if said.len() > MAX_FILTERS || bytes > MAX_FILTER_BYTES {
+        return Err(TooManyFilters);
+    }
     let mut filters = Filters::default();
     for Filter { key, value } in said {
         filters.0.entry(key.clone()).or_default().push(value.clone());
     }
-    filters
+    Ok(filters)
 }
 
 /// What the keys mean, the daemon knows. A blank or a capital letter does not make another key, as with Docker.
@@ -202,12 +212,18 @@ mod tests {
     fn filters_of_one_key_stand_together_and_one_without_a_value_is_refused() {
         let said: Vec<Filter> =
             ["label=a=b", "Label=c", "label!=d", "name=x"].map(|text| filter(text).unwrap()).into();
-        let filters = network_filters(&said);
+        let filters = network_filters(&said).unwrap();
         let values = |key: &str| filters.0[key].iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!((values("label"), values("label!")), (vec!["a=b", "c"], vec!["d"]));
         assert_eq!(values("name"), ["x"]);
         for bad in ["", "label", "=x", " =x"] {
             assert!(filter(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
+        }
+        let many = vec![filter("name=x").unwrap(); 65];
+        let long = [filter(&format!("name={}", "x".repeat(4096))).unwrap()];
+        for too_many in [&many[..], &long] {
+            let error = network_filters(too_many).unwrap_err().to_string();
+            assert!(error.contains("at most 64, of 4096 bytes"), "{error}");
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome
         }
         NetworkCommand::Inspect { names } => inspect(names).await,
         NetworkCommand::Prune(prune) => {
-            let request = PruneNetworks { filters: network_filters(&prune.filter) };
+            let request = PruneNetworks { filters: network_filters(&prune.filter)? };
             let pruned = daemon::connect().await?.prune_networks(&request).await?;
             match format {
                 Output::Json => output::json(&pruned)?,
@@ -64,7 +64,7 @@ pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome
 }
 
 async fn list(ls: &ListNetworks, output: Output) -> Outcome {
-    let networks = daemon::connect().await?.networks(&network_filters(&ls.filter)).await?;
+    let networks = daemon::connect().await?.networks(&network_filters(&ls.filter)?).await?;
     if output == Output::Json {
         output::json(&networks)?;
         return Ok(ExitCode::SUCCESS);

@@ -5,15 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use lichen_api::Filters;
+use lichen_api::{Filters, MAX_FILTER_BYTES, MAX_FILTERS};
 
 use super::moment::{self, MomentError};
 use crate::names::NetworkName;
 use crate::state::NetworkRow;
-
-/// Bounds on one request.
-const MAX_VALUES: usize = 64;
-const MAX_BYTES: usize = 4096;
 
 const LIST_KEYS: [&str; 6] = ["driver", "id", "label", "name", "scope", "type"];
 const PRUNE_KEYS: [&str; 3] = ["label", "label!", "until"];
@@ -54,7 +50,7 @@ pub(super) enum FilterError {
     #[error("filter `until`: {0}")]
     Until(#[from] MomentError),
     /// Too many.
-    #[error("too many filters: at most {MAX_VALUES}, of {MAX_BYTES} bytes together")]
+    #[error("too many filters: at most {MAX_FILTERS}, of {MAX_FILTER_BYTES} bytes together")]
     TooMany,
 }
 
@@ -78,8 +74,8 @@ impl ListFilter {
         };
         let is_default = row.name == NetworkName::default_network().as_str();
         let kind = if is_default { "builtin" } else { "custom" };
-        one_of("name", &|part| row.name.contains(&part.to_ascii_lowercase()))
-            && one_of("id", &|part| row.uid.contains(&part.to_ascii_lowercase()))
+        one_of("name", &|part| is_part(part, &row.name))
+            && one_of("id", &|part| is_part(part, &row.uid))
             && one_of("driver", &|driver| driver == "bridge")
             && one_of("scope", &|scope| scope == "local")
             && one_of("type", &|wanted| wanted == kind)
@@ -121,7 +117,10 @@ impl Values {
     fn parse(filters: &Filters, known: &'static [&'static str]) -> Result<Self, FilterError> {
         let values = || filters.0.values().flatten();
         let bytes: usize = values().chain(filters.0.keys()).map(String::len).sum();
-        if values().count() > MAX_VALUES || filters.0.len() > MAX_VALUES || bytes > MAX_BYTES {
+        if values().count() > MAX_FILTERS
+            || filters.0.len() > MAX_FILTERS
+            || bytes > MAX_FILTER_BYTES
+        {
             return Err(FilterError::TooMany);
         }
         let mut by_key = BTreeMap::new();
@@ -146,6 +145,18 @@ impl Values {
             Some(value) => Err(FilterError::Value { key, value: shown(value), known }),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether `text` has that part; after `^` at its beginning, before `$` at its end. Of what else Docker's regular
+/// expressions can say, names and ids hold nothing.
+fn is_part(part: &str, text: &str) -> bool {
+    let part = part.to_ascii_lowercase();
+    match (part.strip_prefix('^'), part.strip_suffix('$')) {
+        (Some(rest), Some(_)) => rest.strip_suffix('$') == Some(text),
+        (Some(beginning), None) => text.starts_with(beginning),
+        (None, Some(end)) => text.ends_with(end),
+        (None, None) => text.contains(&part),
     }
 }
 
@@ -207,6 +218,11 @@ mod tests {
         assert_eq!(listed(&[]), ["bridge", "frontend", "backend"]);
         assert_eq!(listed(&[("name", "end")]), ["frontend", "backend"]);
         assert_eq!(listed(&[("name", "Front"), ("name", "bri")]), ["bridge", "frontend"]);
+        assert_eq!(listed(&[("name", "^end")]), [""; 0]);
+        assert_eq!(listed(&[("name", "^front")]), ["frontend"]);
+        assert_eq!(listed(&[("name", "kend$")]), ["backend"]);
+        assert_eq!(listed(&[("name", "^bridge$"), ("id", "b1$")]), ["bridge"]);
+        assert_eq!(listed(&[("name", "^ridge$")]), [""; 0]);
         assert_eq!(listed(&[("name", "end"), ("label", "team")]), ["frontend"]);
         assert_eq!(listed(&[("label", "tier")]), ["frontend", "backend"]);
         assert_eq!(listed(&[("label", "tier=back")]), ["backend"]);
