@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 use crate::capture::{Capture, CaptureRequest};
 use crate::error::{ErrorBody, ErrorCode};
 use crate::flow::Flows;
-use crate::network::{CreateNetwork, Network, NetworkSummary, Pruned, Removed};
+use crate::network::{
+    CreateNetwork, Filters, Network, NetworkSummary, PruneNetworks, Pruned, Removed,
+};
 use crate::published_port::{AddPort, PublishedPort, RemovePort};
 use crate::status::{Status, StopDaemon, Version};
 use crate::workload::{AttachWorkload, CreateWorkload, Lease, Workload};
@@ -174,9 +176,9 @@ impl Client {
         self.delete(&format!("/v1/workloads/{}{}", segment(name), force.query())).await
     }
 
-    /// All networks, oldest first.
-    pub async fn networks(&self) -> Result<Vec<NetworkSummary>, ClientError> {
-        self.get("/v1/networks").await
+    /// The networks that match, oldest first; all of them without filters.
+    pub async fn networks(&self, filters: &Filters) -> Result<Vec<NetworkSummary>, ClientError> {
+        self.get(&format!("/v1/networks{}", filters.query())).await
     }
 
     /// One network by name or id.
@@ -197,9 +199,9 @@ impl Client {
         self.delete(&format!("/v1/networks/{}{}", segment(name), force.query())).await
     }
 
-    /// Removes every network without workloads, the default one excepted.
-    pub async fn prune_networks(&self) -> Result<Pruned, ClientError> {
-        Ok(self.call::<Pruned>(Method::POST, "/v1/networks/prune", None::<&()>).await?.1)
+    /// Removes every network without workloads that matches, the default one excepted.
+    pub async fn prune_networks(&self, request: &PruneNetworks) -> Result<Pruned, ClientError> {
+        Ok(self.call::<Pruned>(Method::POST, "/v1/networks/prune", Some(request)).await?.1)
     }
 
     /// All published ports.
@@ -322,6 +324,16 @@ impl Force {
             Self::Yes => "?force=true",
             Self::No => "",
         }
+    }
+}
+
+impl Filters {
+    fn query(&self) -> String {
+        if self.0.is_empty() {
+            return String::new();
+        }
+        let text = serde_json::to_string(self).expect("a map of strings is JSON");
+        format!("?filters={}", segment(&text))
     }
 }
 

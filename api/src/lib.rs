@@ -26,8 +26,8 @@ pub use drops::{DropExplanation, drop_explanations};
 pub use error::{ErrorBody, ErrorCode, ErrorDetail};
 pub use flow::{Flow, FlowProtocol, FlowState, Flows};
 pub use network::{
-    ConfigFrom, Container, CreateNetwork, Ipam, IpamConfig, Network, NetworkSummary, Pruned,
-    Removed,
+    Addresses, ConfigFrom, Container, CreateNetwork, Filters, Ipam, IpamConfig, Network,
+    NetworkSummary, PruneNetworks, Pruned, Removed,
 };
 pub use published_port::{AddPort, PortRange, PublishedPort, RemovePort, Source, State};
 pub use status::{
@@ -43,6 +43,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Carries [`VERSION`] on every request and every response.
 pub const VERSION_HEADER: &str = "lichen-version";
+
+/// Most values of all filters of one request.
+pub const MAX_FILTERS: usize = 64;
+
+/// Most bytes of all filters of one request, keys and values together.
+pub const MAX_FILTER_BYTES: usize = 4096;
 
 /// Largest request body the daemon reads, in bytes.
 pub const MAX_REQUEST_BODY: usize = 64 * 1024;

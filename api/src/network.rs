@@ -69,6 +69,24 @@ pub struct IpamConfig {
     pub subnet: String,
     /// `10.88.0.1`.
     pub gateway: IpAddr,
+    /// How many addresses there are, in the entry of IPv4. Docker has no such key; ours begins so that it never will.
+    #[serde(rename = "LichenAddresses", default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Addresses>,
+}
+
+/// How many addresses a network has. A workload has one of each family with the same number, so that these count
+/// for IPv6 too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Addresses {
+    /// Those that workloads may have. The subnet's first and last and the gateway's are none of them.
+    pub total: u32,
+    /// Those that workloads have.
+    pub used: u32,
+    /// Those that stay for a while with whoever had them.
+    pub reserved: u32,
+    /// What is left.
+    pub free: u32,
 }
 
 /// One attached workload, as Docker shows it.
@@ -115,6 +133,9 @@ pub struct NetworkSummary {
     /// No way out.
     #[serde(rename = "Internal")]
     pub internal: bool,
+    /// The user's own labels.
+    #[serde(rename = "Labels", default)]
+    pub labels: BTreeMap<String, String>,
     /// How many workloads are attached.
     #[serde(rename = "Connected")]
     pub connected: usize,
@@ -135,6 +156,9 @@ pub struct CreateNetwork {
     /// Left out, the first address of the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    /// That of IPv6: the first address of `subnet6`, whether said or left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<String>,
     /// Its IPv6 addresses, a /64; left out, one of this installation's own (RFC 4193).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<String>,
@@ -149,7 +173,25 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `POST /v1/networks/prune`.
+/// Which networks are meant, as Docker says it: for each key the values that it may have, such as `name` and
+/// `["web"]`.
+///
+/// `GET /v1/networks?filters=` takes it as percent-encoded JSON, and knows the keys `driver`, `id`, `label`, `name`,
+/// `scope` and `type`; pruning knows `label`, `label!` and `until`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Filters(pub BTreeMap<String, Vec<String>>);
+
+/// `POST /v1/networks/prune`; an empty body is one without filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneNetworks {
+    /// Which of the networks that nobody uses.
+    #[serde(default)]
+    pub filters: Filters,
+}
+
+/// Answer of `POST /v1/networks/prune`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Pruned {

@@ -9,6 +9,7 @@ mod commands;
 mod daemon;
 mod exit;
 mod output;
+mod template;
 mod vmm;
 
 use std::process::ExitCode;

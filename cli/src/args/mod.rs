@@ -1,16 +1,17 @@
 //! What can be typed.
 
 mod allow_host;
+mod network;
 mod observe;
 mod place;
 mod publish;
 mod vm;
 
+pub(crate) use network::{ListNetworks, NetworkCommand, network_filters};
 pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
 pub(crate) use vm::{AddVm, Attach as VmAttach, Queues, RmVm, RunVm, VmCommand, VmPlace};
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 
@@ -51,18 +52,19 @@ impl Arguments {
     pub(crate) fn no_json() -> clap::Error {
         Self::command().error(
             clap::error::ErrorKind::ArgumentConflict,
-            "this command has no JSON to show; leave out -o json",
+            "the command, said like this, has no JSON to show; leave out -o json",
         )
     }
 }
 
 impl Command {
-    /// Whether its output is somebody else's, or a stream of text.
+    /// Whether its output is somebody else's, or text in a shape of its own.
     pub(crate) fn has_no_json(&self) -> bool {
         match self {
             Self::Run(run) => !run.detach,
             Self::Vm(VmCommand::Run(_)) => true,
             Self::Daemon(daemon) => daemon.command.is_none(),
+            Self::Network(NetworkCommand::Ls(ls)) => ls.quiet || ls.format.is_some(),
             Self::Logs(_) | Self::Completions(_) | Self::Metrics(_) | Self::Capture(_) => true,
             _ => false,
         }
@@ -211,94 +213,6 @@ pub(crate) struct Logs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum NetworkCommand {
-    /// List networks
-    #[command(
-        alias = "list",
-        after_help = "Examples:\n  lichen network ls\n  lichen network ls -o json"
-    )]
-    Ls,
-    /// Make a network
-    Create(CreateNetwork),
-    /// Remove networks
-    #[command(alias = "delete")]
-    Rm(RmNetwork),
-    /// Show networks in full, as JSON
-    #[command(after_help = "Examples:\n  lichen network inspect mynet")]
-    Inspect {
-        /// Names or ids
-        #[arg(required = true, value_name = "NETWORK")]
-        names: Vec<String>,
-    },
-    /// Remove every network that nobody uses
-    #[command(after_help = "Examples:\n  lichen network prune")]
-    Prune,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  lichen network create mynet
-  lichen network create --subnet 10.89.0.0/16 --gateway 10.89.0.1 mynet
-  lichen network create --subnet 10.89.0.0/16 --subnet fd12:3456:789a:1::/64 mynet
-  lichen network create --ipv6=false old
-  lichen network create --internal backend")]
-pub(crate) struct CreateNetwork {
-    /// Its addresses, for example 10.89.0.0/16; once more for those of IPv6, a /64 [default: picked]
-    #[arg(long)]
-    pub(crate) subnet: Vec<String>,
-    /// Whether it carries IPv6
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value_t = true, action = clap::ArgAction::Set)]
-    pub(crate) ipv6: bool,
-    /// Its router in IPv4 [default: the first address]
-    #[arg(long, requires = "subnet")]
-    pub(crate) gateway: Option<String>,
-    /// No way out: members reach only each other
-    #[arg(long)]
-    pub(crate) internal: bool,
-    /// A label of your own
-    #[arg(long, value_name = "KEY[=VALUE]", value_parser = label)]
-    pub(crate) label: Vec<(String, String)>,
-    /// Its name
-    pub(crate) name: String,
-}
-
-/// One subnet for each family.
-#[derive(Debug, thiserror::Error)]
-#[error("--subnet names two {0} subnets; a network has one of each family")]
-pub(crate) struct TwoSubnets(&'static str);
-
-impl CreateNetwork {
-    /// The subnets that were named, IPv4 and IPv6.
-    pub(crate) fn subnets(&self) -> Result<(Option<String>, Option<String>), TwoSubnets> {
-        let (mut v4, mut v6) = (None, None);
-        for subnet in &self.subnet {
-            let (place, family) =
-                if subnet.contains(':') { (&mut v6, "IPv6") } else { (&mut v4, "IPv4") };
-            if place.replace(subnet.clone()).is_some() {
-                return Err(TwoSubnets(family));
-            }
-        }
-        Ok((v4, v6))
-    }
-
-    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        self.label.iter().cloned().collect()
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lichen network rm mynet\n  lichen network rm -f mynet")]
-pub(crate) struct RmNetwork {
-    /// Detach its workloads first; they lose the network
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Names or ids
-    #[arg(required = true, value_name = "NETWORK")]
-    pub(crate) names: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum PortCommand {
     /// Publish a port of a workload, which need not be there yet
     Add(AddPort),
@@ -422,15 +336,6 @@ pub(crate) struct Completions {
     pub(crate) shell: clap_complete::Shell,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if key.is_empty() {
-        Err("a label needs a key".to_owned())
-    } else {
-        Ok((key.into(), value.into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,6 +376,7 @@ mod tests {
             vec!["network", "list"],
             vec!["network", "delete", "x"],
             vec!["port", "list"],
+            vec!["vm", "list"],
             vec!["port", "delete", "80"],
             vec!["port", "rm", "--host-port", "80"],
         ] {

@@ -6,6 +6,9 @@
 mod capture;
 mod flows;
 mod metrics;
+mod moment;
+mod network_filter;
+mod network_view;
 mod networks;
 mod ports;
 mod refusal;

@@ -1,29 +1,39 @@
 //! Networks: make, remove, show.
 
-use lichen_api::{CreateNetwork, Creation, Network, NetworkSummary, Pruned, Removed};
+use std::str::FromStr;
 
-use super::{App, Refusal, now, view};
+use lichen_api::{
+    CreateNetwork, Creation, Filters, Network, NetworkSummary, PruneNetworks, Pruned, Removed,
+};
+
+use rusqlite::Transaction;
+
+use super::network_filter::{ListFilter, PruneFilter};
+use super::{App, Refusal, network_view, now};
 use crate::ipam;
 use crate::names::NetworkName;
-use crate::state::{self, InUse, Ipv6Wish, NewNetwork, snapshot};
+use crate::state::{self, InUse, Ipv6Wish, NetworkError, NetworkRow, NewNetwork, snapshot};
 
 /// Bounds on labels, so that a definition stays a definition.
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 4096;
 
 impl App {
-    /// All networks, oldest first.
-    pub async fn networks(&self) -> Result<Vec<NetworkSummary>, Refusal> {
+    /// The networks that are wanted, oldest first.
+    pub async fn networks(&self, filters: &Filters) -> Result<Vec<NetworkSummary>, Refusal> {
+        let filter = ListFilter::parse(filters)?;
         let snapshot = self.store.transact(snapshot).await?;
-        Ok(snapshot.networks.iter().map(|row| view::summary(row, &snapshot.workloads)).collect())
+        let wanted = snapshot.networks.iter().filter(|row| filter.matches(row));
+        Ok(wanted.map(|row| network_view::summary(row, &snapshot.workloads)).collect())
     }
 
     /// One network by name or id.
     pub async fn network(&self, name: String) -> Result<Network, Refusal> {
+        let at = now();
         self.store
             .transact(move |tx| {
                 let row = state::network_named(tx, &name)?;
-                Ok::<_, Refusal>(view::network(&row, &state::workloads(tx)?))
+                shown(tx, &row, at)
             })
             .await
     }
@@ -40,7 +50,7 @@ impl App {
             .store
             .transact(move |tx| {
                 let (creation, row) = state::insert_network(tx, &new, &routes, at)?;
-                Ok::<_, Refusal>((creation, view::network(&row, &state::workloads(tx)?)))
+                Ok::<_, Refusal>((creation, shown(tx, &row, at)?))
             })
             .await?;
         self.reconciler.sync().await;
@@ -62,12 +72,21 @@ impl App {
         Ok(Removed { removed: row.name })
     }
 
-    /// Removes every network that nobody uses, the default one excepted.
-    pub async fn prune_networks(&self) -> Result<Pruned, Refusal> {
-        let networks_deleted = self.store.transact(state::prune_networks).await?;
+    /// Removes every network that nobody uses and that is wanted gone, the default one excepted.
+    pub async fn prune_networks(&self, request: PruneNetworks) -> Result<Pruned, Refusal> {
+        let filter = PruneFilter::parse(&request.filters, now())?;
+        let networks_deleted = self
+            .store
+            .transact(move |tx| state::prune_networks(tx, |row| filter.matches(row)))
+            .await?;
         self.reconciler.sync().await;
         Ok(Pruned { networks_deleted })
     }
+}
+
+fn shown(tx: &Transaction<'_>, row: &NetworkRow, at: i64) -> Result<Network, Refusal> {
+    let addresses = state::address_use(tx, row, at)?;
+    Ok(network_view::network(row, &state::workloads(tx)?, addresses))
 }
 
 fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
@@ -75,21 +94,7 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
     if request.subnet.is_none() && request.gateway.is_some() {
         return Err(Refusal::bad_request("a gateway needs its subnet; add --subnet"));
     }
-    if request.gateway.as_ref().is_some_and(|gateway| gateway.contains(':')) {
-        return Err(Refusal::bad_request(
-            "the IPv6 gateway is always the first address of its subnet; leave it out",
-        ));
-    }
-    let ipv6 = match (request.enable_ipv6, request.subnet6) {
-        (Some(false), Some(_)) => {
-            return Err(Refusal::bad_request("an IPv6 subnet needs IPv6; leave out --ipv6=false"));
-        }
-        (Some(false), None) => Ipv6Wish::Off,
-        (_, Some(text)) => Ipv6Wish::Prefix(
-            text.parse().map_err(|error| Refusal::bad_request(format!("{error}")))?,
-        ),
-        (_, None) => Ipv6Wish::Own,
-    };
+    let ipv6 = ipv6_wish(&request)?;
     let bytes: usize = request.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     if request.labels.len() > MAX_LABELS || bytes > MAX_LABEL_BYTES {
         return Err(Refusal::bad_request(format!(
@@ -104,17 +109,44 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
             }
             None => None,
         },
-        gateway: match request.gateway {
-            Some(text) => Some(text.parse().map_err(|_| {
-                Refusal::bad_request(format!(
-                    "gateway `{}` is not an IPv4 address",
-                    text.chars().take(60).collect::<String>().escape_default()
-                ))
-            })?),
-            None => None,
-        },
+        gateway: request.gateway.map(|text| address(&text, "IPv4")).transpose()?,
         ipv6,
         internal: request.internal,
         labels: request.labels,
+    })
+}
+
+fn ipv6_wish(request: &CreateNetwork) -> Result<Ipv6Wish, Refusal> {
+    let off = request.enable_ipv6 == Some(false);
+    let prefix = match (&request.subnet6, &request.gateway6) {
+        (None, None) if off => return Ok(Ipv6Wish::Off),
+        (None, None) => return Ok(Ipv6Wish::Own),
+        (_, Some(_)) if off => {
+            return Err(Refusal::bad_request("an IPv6 gateway needs IPv6; leave out --ipv6=false"));
+        }
+        (None, Some(_)) => {
+            return Err(Refusal::bad_request(
+                "an IPv6 gateway needs its subnet; add one such as --subnet fd12:3456:789a:1::/64",
+            ));
+        }
+        (Some(_), _) if off => {
+            return Err(Refusal::bad_request("an IPv6 subnet needs IPv6; leave out --ipv6=false"));
+        }
+        (Some(text), _) => {
+            text.parse().map_err(|error| Refusal::bad_request(format!("{error}")))?
+        }
+    };
+    if let Some(text) = &request.gateway6 {
+        ipam::check_gateway6(prefix, address(text, "IPv6")?).map_err(NetworkError::from)?;
+    }
+    Ok(Ipv6Wish::Prefix(prefix))
+}
+
+fn address<A: FromStr>(text: &str, family: &str) -> Result<A, Refusal> {
+    text.parse().map_err(|_| {
+        Refusal::bad_request(format!(
+            "gateway `{}` is not an {family} address",
+            text.chars().take(60).collect::<String>().escape_default()
+        ))
     })
 }

@@ -2,6 +2,7 @@
 
 use lichen_api::{ErrorBody, ErrorCode, ErrorDetail};
 
+use super::network_filter::FilterError;
 use crate::causes::chain;
 use crate::ipam::SubnetError;
 use crate::names::NameError;
@@ -35,6 +36,12 @@ impl Refusal {
     }
 }
 
+impl From<FilterError> for Refusal {
+    fn from(error: FilterError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
 impl From<NameError> for Refusal {
     fn from(error: NameError) -> Self {
         Self::bad_request(error.to_string())
@@ -48,7 +55,11 @@ impl From<NetworkError> for Refusal {
             NetworkError::Unknown(_) => ErrorCode::NotFound,
             NetworkError::Ambiguous(_)
             | NetworkError::Subnet(
-                SubnetError::Size(..) | SubnetError::Special(..) | SubnetError::Gateway { .. },
+                SubnetError::Size(..)
+                | SubnetError::Special(..)
+                | SubnetError::Gateway { .. }
+                | SubnetError::Gateway6 { .. }
+                | SubnetError::NotFirst6 { .. },
             ) => ErrorCode::BadRequest,
             NetworkError::Exists(_)
             | NetworkError::InUse { .. }

@@ -1,79 +1,13 @@
-//! From rows and what was seen to what the API answers. Pure.
-
-use std::collections::BTreeMap;
+//! From rows and what was seen to what the API answers of workloads and ports. Pure.
 
 use lichen_api::{
-    ConfigFrom, Container, DatapathState, Ipam, IpamConfig, Lease, Network, NetworkSummary,
-    PublishedPort, RuntimeDirectory, State, Workload, WorkloadKind, WorkloadState,
+    DatapathState, Lease, PublishedPort, RuntimeDirectory, State, Workload, WorkloadKind,
+    WorkloadState,
 };
 use lichen_netstack::command::LinkState;
 
 use crate::reconcile::Seen;
 use crate::state::{NetworkRow, PortRow, Snapshot, WorkloadRow};
-
-/// A network in Docker's keys.
-pub(super) fn network(row: &NetworkRow, workloads: &[WorkloadRow]) -> Network {
-    let containers = workloads
-        .iter()
-        .filter(|workload| workload.network == row.id)
-        .map(|workload| {
-            let container = Container {
-                name: workload.name.clone(),
-                endpoint_id: workload.uid.clone(),
-                mac_address: workload.mac.to_string(),
-                ipv4_address: format!("{}/{}", workload.address, row.subnet.len()),
-                ipv6_address: row
-                    .address6_of(workload.address)
-                    .map_or_else(String::new, |address| format!("{address}/64")),
-            };
-            (workload.uid.clone(), container)
-        })
-        .collect();
-    Network {
-        name: row.name.clone(),
-        id: row.uid.clone(),
-        created: row.created.clone(),
-        scope: "local".to_owned(),
-        driver: "bridge".to_owned(),
-        enable_ipv6: row.prefix6.is_some(),
-        ipam: Ipam { driver: "default".to_owned(), config: ipam_config(row) },
-        internal: row.internal,
-        attachable: true,
-        ingress: false,
-        config_from: ConfigFrom::default(),
-        config_only: false,
-        containers,
-        options: BTreeMap::from([
-            ("com.docker.network.bridge.name".to_owned(), format!("lichen{}", row.id)),
-            ("com.docker.network.driver.mtu".to_owned(), row.mtu.to_string()),
-        ]),
-        labels: row.labels.clone(),
-    }
-}
-
-fn ipam_config(row: &NetworkRow) -> Vec<IpamConfig> {
-    let v4 = IpamConfig { subnet: row.subnet.to_string(), gateway: row.gateway.into() };
-    let v6 = row.prefix6.map(|prefix| IpamConfig {
-        subnet: prefix.to_string(),
-        gateway: prefix.with_interface_id(1).into(),
-    });
-    std::iter::once(v4).chain(v6).collect()
-}
-
-/// A network in a list.
-pub(super) fn summary(row: &NetworkRow, workloads: &[WorkloadRow]) -> NetworkSummary {
-    NetworkSummary {
-        id: row.uid.chars().take(12).collect(),
-        name: row.name.clone(),
-        driver: "bridge".to_owned(),
-        scope: "local".to_owned(),
-        subnet: row.subnet.to_string(),
-        ipv6: row.prefix6.is_some(),
-        internal: row.internal,
-        connected: workloads.iter().filter(|workload| workload.network == row.id).count(),
-        created_at: row.created.clone(),
-    }
-}
 
 /// A workload with its ports.
 pub(super) fn workload(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use lichen_api::{ErrorCode, MAX_REQUEST_BODY, VERSION, VERSION_HEADER};
+use lichen_api::{ErrorCode, Filters, MAX_REQUEST_BODY, VERSION, VERSION_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,10 +22,30 @@ pub(super) struct Call {
     pub(super) path: Vec<String>,
     /// Whether the query says `force=true`.
     pub(super) force: bool,
+    /// What the query says of `filters`, still encoded.
+    filters: Option<String>,
     body: Bytes,
 }
 
 impl Call {
+    /// The filters that the query names; none when it names none.
+    pub(super) fn filters(&self) -> Result<Filters, Refusal> {
+        let Some(encoded) = &self.filters else { return Ok(Filters::default()) };
+        // Forms write a space so, and a plus sign as %2B.
+        let text = decode(&encoded.replace('+', "%20"))
+            .ok_or_else(|| Refusal::bad_request("the query's filters are malformed"))?;
+        serde_json::from_str(&text).map_err(|error| {
+            Refusal::bad_request(format!(
+                "the query's filters are no JSON such as {{\"label\":[\"tier=back\"]}}: {error}"
+            ))
+        })
+    }
+
+    /// Whether it has no body.
+    pub(super) fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
     /// The body as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         serde_json::from_slice(&self.body)
@@ -62,7 +82,10 @@ pub(super) async fn read(request: Request<Incoming>) -> Result<Call, Refusal> {
     let force = head.uri.query().is_some_and(|query| {
         query.split('&').any(|pair| matches!(pair, "force=true" | "force=1" | "force"))
     });
-    Ok(Call { method: head.method, path, force, body })
+    let filters = head.uri.query().and_then(|query| {
+        query.split('&').find_map(|pair| pair.strip_prefix("filters=")).map(str::to_owned)
+    });
+    Ok(Call { method: head.method, path, force, filters, body })
 }
 
 /// What a client of any version may ask: who are you, and please go.

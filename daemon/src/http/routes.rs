@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::{Method, Response, StatusCode};
-use lichen_api::{Creation, ErrorCode};
+use lichen_api::{Creation, ErrorCode, PruneNetworks};
 use serde::Serialize;
 
 use super::body::Body;
@@ -27,7 +27,7 @@ pub(super) async fn route(app: Arc<App>, call: Call) -> Response<Body> {
         ["workloads", name, "attach"] => attach(&app, &call, name).await,
         ["networks"] => networks(&app, &call).await,
         // A network's name is a single label, so this takes nothing from `networks/NAME`.
-        ["networks", "prune"] if call.method == Method::POST => ok(app.prune_networks().await),
+        ["networks", "prune"] if call.method == Method::POST => prune(&app, &call).await,
         ["networks", name] => network(&app, &call, name).await,
         ["ports"] => ports(&app, &call).await,
         ["ports", "remove"] => remove_port(&app, &call).await,
@@ -123,10 +123,15 @@ async fn attach(app: &Arc<App>, call: &Call, name: &str) -> Answered {
 
 async fn networks(app: &App, call: &Call) -> Answered {
     match call.method {
-        Method::GET => ok(app.networks().await),
+        Method::GET => ok(app.networks(&call.filters()?).await),
         Method::POST => created(app.create_network(call.json()?).await?),
         _ => not_allowed("GET, POST"),
     }
+}
+
+async fn prune(app: &App, call: &Call) -> Answered {
+    let request = if call.is_empty() { PruneNetworks::default() } else { call.json()? };
+    ok(app.prune_networks(request).await)
 }
 
 async fn network(app: &App, call: &Call, name: &str) -> Answered {

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use lichen_netstack::ids::Ipv4Prefix;
 
 pub use host_routes::{HostRoute, HostRoute6, HostRoutes, host_routes};
-pub use prefixes6::{check_prefix6, pick_prefix6};
+pub use prefixes6::{check_gateway6, check_prefix6, pick_prefix6};
 pub use subnets::{SubnetError, check_subnet, default_subnet, first_gateway, pick_subnet};
 
 /// The lowest address of `subnet` that a workload may have. The network's own address, its broadcast
@@ -24,6 +24,12 @@ pub fn lowest_free(
     (first..subnet.broadcast().to_bits())
         .map(Ipv4Addr::from_bits)
         .find(|address| *address != gateway && !taken.contains(address))
+}
+
+/// How many addresses of a subnet workloads may have: all but the network's own, its broadcast address and the
+/// gateway.
+pub fn assignable(subnet: Ipv4Prefix) -> u32 {
+    (subnet.broadcast().to_bits() - subnet.address().to_bits()).saturating_sub(2)
 }
 
 /// Whether a workload may have that address.
@@ -62,5 +68,10 @@ mod tests {
         }
         let last: Vec<u8> = taken.iter().map(|a| a.octets()[3]).collect();
         assert_eq!(last, [1, 3, 4, 5, 6]);
+        assert_eq!(assignable(net("10.0.0.0/29")), 5);
+        assert_eq!(
+            (assignable(net("10.0.0.0/30")), assignable(net("10.0.0.0/8"))),
+            (1, 16_777_213)
+        );
     }
 }

@@ -47,6 +47,17 @@ pub fn check_prefix6(
     Ok(())
 }
 
+/// The gateway of a network is the first address of its prefix: who is told of it knows it as resolver and as
+/// `gateway`, while routes lead to its link-local address.
+pub fn check_gateway6(prefix: Ipv6Prefix, gateway: Ipv6Addr) -> Result<(), SubnetError> {
+    let usual = prefix.with_interface_id(1);
+    match gateway {
+        _ if gateway == usual => Ok(()),
+        _ if prefix.contains(gateway) => Err(SubnetError::NotFirst6 { gateway, prefix, usual }),
+        _ => Err(SubnetError::Gateway6 { gateway, prefix, usual }),
+    }
+}
+
 /// The first free /64 of this installation's own /48. Chance has made that one, so no route is in its way.
 pub fn pick_prefix6(
     site: Ipv6Prefix,
@@ -75,6 +86,26 @@ mod tests {
         let taken = [("a".to_owned(), prefix("fd12:3456:789a:1::/64"))];
         assert_eq!(pick_prefix6(site, &[]).unwrap().to_string(), "fd12:3456:789a:1::/64");
         assert_eq!(pick_prefix6(site, &taken).unwrap().to_string(), "fd12:3456:789a:2::/64");
+    }
+
+    #[test]
+    fn a_gateway_is_the_first_address_of_its_prefix_or_refused_with_that() {
+        let prefix = prefix("fd12:3456:789a:1::/64");
+        let told = |gateway: &str| {
+            let checked = check_gateway6(prefix, gateway.parse().unwrap());
+            checked.map_or_else(|error| error.to_string(), |()| String::new())
+        };
+        assert_eq!(told("fd12:3456:789a:1::1"), "");
+        for (gateway, reason) in [
+            ("fd12:3456:789a:2::1", "does not lie in"),
+            ("10::1", "does not lie in"),
+            ("fe80::1", "does not lie in"),
+            ("fd12:3456:789a:1::", "is not the first address of"),
+            ("fd12:3456:789a:1::2", "is not the first address of"),
+        ] {
+            let told = told(gateway);
+            assert!(told.contains(reason) && told.contains("fd12:3456:789a:1::1"), "{told}");
+        }
     }
 
     #[test]

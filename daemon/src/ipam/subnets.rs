@@ -1,6 +1,6 @@
 //! Which subnet a network gets, and which it may not have.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use lichen_netstack::ids::{Ipv4Prefix, Ipv6Prefix, ParsePrefix6Error};
 
@@ -47,6 +47,29 @@ pub enum SubnetError {
         subnet: Ipv4Prefix,
         /// The first address.
         usual: Ipv4Addr,
+    },
+    /// The IPv6 gateway is not an address of the subnet.
+    #[error("gateway {gateway} does not lie in IPv6 subnet {prefix}; its gateway is {usual}")]
+    Gateway6 {
+        /// What was asked for.
+        gateway: Ipv6Addr,
+        /// Its subnet.
+        prefix: Ipv6Prefix,
+        /// The first address.
+        usual: Ipv6Addr,
+    },
+    /// The IPv6 gateway has its place.
+    #[error(
+        "gateway {gateway} is not the first address of IPv6 subnet {prefix}, where the gateway always is; \
+         write {usual}, or leave it out"
+    )]
+    NotFirst6 {
+        /// What was asked for.
+        gateway: Ipv6Addr,
+        /// Its subnet.
+        prefix: Ipv6Prefix,
+        /// The first address.
+        usual: Ipv6Addr,
     },
     /// Not a /64.
     #[error(

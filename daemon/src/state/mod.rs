@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: any idea of what is running. [`crate::reconcile`] compares.
 
+mod address_use;
 mod migrations;
 mod networks;
 mod open;
@@ -16,6 +17,7 @@ mod workloads;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
+pub use address_use::{AddressUse, address_use};
 pub use networks::{
     InUse, Ipv6Wish, NetworkError, NewNetwork, ensure_default_network, insert_network,
     network_named, networks, prune_networks, remove_network,

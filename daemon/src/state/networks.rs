@@ -263,12 +263,16 @@ pub fn remove_network(
     Ok(row)
 }
 
-/// Removes every network without workloads, the default one excepted, and answers their names.
-pub fn prune_networks(tx: &Transaction<'_>) -> Result<Vec<String>, NetworkError> {
+/// Removes every network without workloads that is `unwanted`, the default one excepted, and answers their
+/// names.
+pub fn prune_networks(
+    tx: &Transaction<'_>,
+    unwanted: impl Fn(&NetworkRow) -> bool,
+) -> Result<Vec<String>, NetworkError> {
     let default = NetworkName::default_network();
     let mut removed = Vec::new();
     for row in networks(tx)? {
-        if row.name != default.as_str() && users(tx, row.id)?.is_empty() {
+        if row.name != default.as_str() && unwanted(&row) && users(tx, row.id)?.is_empty() {
             removed.push(remove_network(tx, &row.name, InUse::Refuse)?.name);
         }
     }

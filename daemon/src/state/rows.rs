@@ -34,12 +34,15 @@ pub struct NetworkRow {
     pub labels: BTreeMap<String, String>,
     /// RFC 3339, UTC.
     pub created: String,
+    /// Seconds since 1970.
+    pub created_at: i64,
 }
 
 impl NetworkRow {
     /// Columns in the order that [`NetworkRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, subnet, gateway, mtu, internal, labels, \
-        strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), prefix6";
+        strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), prefix6, \
+        created";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -56,6 +59,7 @@ impl NetworkRow {
                 ValueRef::Null => None,
                 _ => Some(parsed(row, 9)?),
             },
+            created_at: row.get(10)?,
         })
     }
 
@@ -275,6 +279,7 @@ mod tests {
             internal: false,
             labels: BTreeMap::new(),
             created: String::new(),
+            created_at: 0,
         };
         let of = |row: &NetworkRow, text: &str| {
             row.address6_of(text.parse().unwrap()).map(|address| address.to_string())

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
-use lichen_api::{Client, ClientError, CreateNetwork, Creation, ErrorCode, Force};
+use lichen_api::{
+    Client, ClientError, CreateNetwork, Creation, ErrorCode, Filters, Force, PruneNetworks,
+};
 use lichen_daemon::{http, instance::Instance};
 
 /// A control that listens.
@@ -70,12 +72,52 @@ fn the_client_and_the_daemon_understand_each_other() {
         assert_eq!((creation, network.id.len()), (Creation::New, 64));
         assert_eq!(client.create_network(&request).await.unwrap().0, Creation::Existing);
         assert_eq!(client.network(&network.id[..12]).await.unwrap().name, "mynet");
-        let summaries = client.networks().await.unwrap();
+        let summaries = client.networks(&Filters::default()).await.unwrap();
         assert_eq!(summaries[1].id, network.id[..12]);
         client.remove_network("mynet", Force::No).await.unwrap();
         let error = client.network("mynet").await.unwrap_err();
         assert!(matches!(error, ClientError::Refused { code: ErrorCode::NotFound, .. }));
     });
+}
+
+#[test]
+fn networks_are_listed_and_pruned_by_filters() {
+    let served = Served::start("filters");
+    let client = served.client();
+    let filters = |key: &str, value: &str| Filters([(key.into(), vec![value.into()])].into());
+    served.control.block_on(async {
+        for (name, label) in [("front end", "a+b&c=d e%"), ("back", "plain")] {
+            let labels = [("tier".to_owned(), label.to_owned())].into();
+            let name = name.replace(' ', "-");
+            let request = CreateNetwork { name, labels, ..CreateNetwork::default() };
+            client.create_network(&request).await.unwrap();
+        }
+        let listed = async |filters| -> Vec<String> {
+            let listed = client.networks(&filters).await.unwrap();
+            listed.into_iter().map(|network| network.name).collect()
+        };
+        assert_eq!(listed(filters("label", "tier=a+b&c=d e%")).await, ["front-end"]);
+        assert_eq!(listed(filters("type", "custom")).await, ["front-end", "back"]);
+        let error = client.networks(&filters("color", "red")).await.unwrap_err();
+        assert!(error.to_string().contains("there are: driver, id,"), "{error}");
+        let old = PruneNetworks { filters: filters("until", "1h") };
+        assert!(client.prune_networks(&old).await.unwrap().networks_deleted.is_empty());
+        let labelled = PruneNetworks { filters: filters("label!", "tier=plain") };
+        let pruned = client.prune_networks(&labelled).await.unwrap();
+        assert_eq!(pruned.networks_deleted, ["front-end"]);
+        assert_eq!(listed(Filters::default()).await, ["bridge", "back"]);
+    });
+    let get = |query: &str| {
+        let head =
+            format!("GET /v1/networks?{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        served.raw(head.as_bytes())
+    };
+    for query in ["filters=", "filters=%f", "filters=[]", "filters=%7B%22name%22:%22x%22%7D"] {
+        assert!(get(query).starts_with("HTTP/1.1 400"), "{query}: {}", get(query));
+    }
+    assert!(get("other=1").starts_with("HTTP/1.1 200"));
+    assert!(served.post("/v1/networks/prune", b"{}x").starts_with("HTTP/1.1 400"));
+    assert!(served.post("/v1/networks/prune", b"").contains(r#"["back"]"#), "as Docker asks");
 }
 
 #[test]
@@ -105,6 +147,11 @@ fn bodies_that_are_too_long_too_deep_or_odd_are_refused() {
         br#"{"name":"con"}"#,
         br#"{"name":"a","subnet":"fd00::/64"}"#,
         br#"{"name":"a","gateway":"10.0.0.1"}"#,
+        br#"{"name":"a","subnet":"10.99.0.0/16","gateway":"fd12::1"}"#,
+        br#"{"name":"a","gateway6":"fd12:0:0:1::1"}"#,
+        br#"{"name":"a","subnet6":"fd12:0:0:1::/64","gateway6":"10.0.0.1"}"#,
+        br#"{"name":"a","subnet6":"fd12:0:0:1::/64","gateway6":"fd12:0:0:2::1"}"#,
+        br#"{"name":"a","subnet6":"fd12:0:0:1::/64","gateway6":"fd12:0:0:1::1","enable_ipv6":false}"#,
         b"",
         b"null",
         b"\xff",
@@ -117,7 +164,7 @@ fn bodies_that_are_too_long_too_deep_or_odd_are_refused() {
     let ports = br#"{"host":{"start":1,"end":60000},"target":"web","target_ports":{"start":1,"end":60000}}"#;
     assert!(served.post("/v1/ports", ports).starts_with("HTTP/1.1 400"));
     served.control.block_on(async {
-        assert_eq!(served.client().networks().await.unwrap().len(), 1);
+        assert_eq!(served.client().networks(&Filters::default()).await.unwrap().len(), 1);
     });
 }
 

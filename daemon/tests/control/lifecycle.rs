@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::simulated::{Control, Scratch, SimulatedDatapath, SimulatedNamespaces};
 use lichen_api::{
     AddPort, AttachWorkload, CreateNetwork, CreateWorkload, Creation, ErrorCode, PortRange,
-    Publish, Source, State, Transport, WorkloadKind, WorkloadState,
+    PruneNetworks, Publish, Source, State, Transport, WorkloadKind, WorkloadState,
 };
 use lichen_daemon::app::{Refusal, Running};
 use lichen_daemon::state::InUse;
@@ -314,7 +314,10 @@ fn a_network_in_use_stays_unless_forced() {
     control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
     let remove = |in_use| control.block_on(control.app.remove_network("mynet".into(), in_use));
     assert_eq!(code(remove(InUse::Refuse)), ErrorCode::Conflict);
-    assert!(control.block_on(control.app.prune_networks()).unwrap().networks_deleted.is_empty());
+    let unused = CreateNetwork { name: "unused".into(), ..CreateNetwork::default() };
+    control.block_on(control.app.create_network(unused)).unwrap();
+    let pruned = control.block_on(control.app.prune_networks(PruneNetworks::default())).unwrap();
+    assert_eq!(pruned.networks_deleted, ["unused"], "and neither this one nor the default one");
     remove(InUse::Detach).unwrap();
     assert!(datapath.inventory().ports.is_empty());
     assert_eq!(datapath.inventory().networks.len(), 1);

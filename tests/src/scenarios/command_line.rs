@@ -7,6 +7,7 @@ scenarios![
     exit_codes_are_those_of_docker,
     a_detached_workload_logs_and_is_removed_by_force,
     networks_are_made_listed_inspected_and_removed,
+    every_column_of_ps_says_what_it_is_for,
     workloads_of_two_networks_do_not_reach_each_other,
     json_is_printed_everywhere,
     who_keeps_their_uid_is_themselves_inside_and_has_a_network,
@@ -39,19 +40,95 @@ fn a_detached_workload_logs_and_is_removed_by_force(lab: &Lab) {
 }
 
 fn networks_are_made_listed_inspected_and_removed(lab: &Lab) {
-    run(&mut lab.lichen(["network", "create", "--subnet", "10.99.7.0/24", "mynet"])).success();
+    let create = "network create --subnet 10.99.7.0/24 --subnet fd12:3456:789a:7::/64 --label tier=back mynet";
+    let id = run(&mut lab.lichen_with(&create.split(' ').collect::<Vec<_>>())).success();
     let list = run(&mut lab.lichen(["network", "ls"])).success();
-    let header: Vec<&str> = list.lines().next().unwrap_or_default().split("  ").collect();
-    let header: Vec<&str> = header.into_iter().map(str::trim).filter(|c| !c.is_empty()).collect();
-    assert_eq!(header, ["NETWORK ID", "NAME", "DRIVER", "SCOPE"]);
-    assert!(list.contains("mynet") && list.contains("bridge"), "{list}");
-    let inspected = run(&mut lab.lichen(["network", "inspect", "mynet"])).success();
+    let rows = cells(&list);
+    assert_eq!(rows[0], ["NETWORK ID", "NAME", "DRIVER", "SCOPE"]);
+    assert_eq!(rows[1][1..], ["bridge", "bridge", "local"]);
+    assert_eq!(rows[2], [&id[..12], "mynet", "bridge", "local"]);
+    let of = |words: &[&str]| run(&mut lab.lichen_with(words)).success();
+    assert_eq!(of(&["network", "list"]), list, "under its other name too");
+
+    of(&["run", "-d", "--name", "web", "--network", "mynet", "--", "sleep", "60"]);
+    let inspected = of(&["network", "inspect", "mynet"]);
     let json: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
-    assert_eq!(json[0]["Name"], "mynet");
-    assert_eq!(json[0]["IPAM"]["Config"][0]["Subnet"], "10.99.7.0/24");
-    assert_eq!(json[0]["IPAM"]["Config"][0]["Gateway"], "10.99.7.1");
-    run(&mut lab.lichen(["network", "rm", "mynet"])).success();
-    assert!(!run(&mut lab.lichen(["network", "ls"])).success().contains("mynet"));
+    let workloads: serde_json::Value =
+        serde_json::from_str(&of(&["ps", "-o", "json"])).expect("JSON");
+    let endpoint = workloads[0]["id"].as_str().expect("an id");
+    let mut expected = serde_json::json!([{
+        "Name": "mynet",
+        "Id": id.trim(),
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv6": true,
+        "IPAM": { "Driver": "default", "Config": [
+            {
+                "Subnet": "10.99.7.0/24",
+                "Gateway": "10.99.7.1",
+                "LichenAddresses": { "Total": 253, "Used": 1, "Reserved": 0, "Free": 252 },
+            },
+            { "Subnet": "fd12:3456:789a:7::/64", "Gateway": "fd12:3456:789a:7::1" },
+        ] },
+        "Internal": false,
+        "Attachable": true,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": { endpoint: {
+            "Name": "web",
+            "EndpointID": endpoint,
+            "MacAddress": "02:4c:0a:63:07:02",
+            "IPv4Address": "10.99.7.2/24",
+            "IPv6Address": "fd12:3456:789a:7::2/64",
+        } },
+        "Options": {
+            "com.docker.network.bridge.name": "lichen2",
+            "com.docker.network.driver.mtu": "1500",
+        },
+        "Labels": { "tier": "back" },
+    }]);
+    let created = json[0]["Created"].as_str().expect("a time");
+    let digits = |byte: u8| if byte.is_ascii_digit() { b'0' } else { byte };
+    let shape: Vec<u8> = created.bytes().map(digits).collect();
+    assert_eq!(String::from_utf8_lossy(&shape), "0000-00-00T00:00:00Z", "RFC 3339: {created}");
+    expected[0]["Created"] = created.into();
+    assert_eq!(json, expected);
+
+    of(&["rm", "-f", "web"]);
+    let inspected = of(&["network", "inspect", "mynet"]);
+    let json: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    let counted = &json[0]["IPAM"]["Config"][0]["LichenAddresses"];
+    let reserved = serde_json::json!({ "Total": 253, "Used": 0, "Reserved": 1, "Free": 252 });
+    assert_eq!(*counted, reserved, "it stays with its name for a while");
+    of(&["network", "rm", "mynet"]);
+    assert!(!of(&["network", "ls"]).contains("mynet"));
+}
+
+/// What a table holds, header included.
+fn cells(table: &str) -> Vec<Vec<&str>> {
+    let of_line = |line| str::split(line, "   ").map(str::trim).filter(|cell| !cell.is_empty());
+    table.lines().map(|line| of_line(line).collect()).collect()
+}
+
+fn every_column_of_ps_says_what_it_is_for(lab: &Lab) {
+    lab.web_server("web", &["-p", "8080:80", "-p", "[::1]:8081:80"]);
+    run(&mut lab.lichen(["vm", "add", "--ip", "10.88.0.9", "db"])).success();
+    let network = run(&mut lab.lichen(["network", "inspect", "bridge"])).success();
+    let network: serde_json::Value = serde_json::from_str(&network).expect("JSON");
+    let prefix = network[0]["IPAM"]["Config"][1]["Subnet"].as_str().expect("a prefix");
+    let of_host = |host: u8| prefix.replace("::/64", &format!("::{host}"));
+    let listed = run(&mut lab.lichen(["ps"])).success();
+    let rows = cells(&listed);
+    assert_eq!(rows[0], ["NAME", "KIND", "NETWORK", "IP", "IPV6", "MAC", "PORTS", "STATE"]);
+    let web = ["web", "run", "bridge", "10.88.0.2", &of_host(2), "02:4c:0a:58:00:02"];
+    let ports = "127.0.0.1:8080->80/tcp, [::1]:8081->80/tcp";
+    assert_eq!(rows[1], [&web[..], &[ports, "running"]].concat());
+    let db = ["db", "vm", "bridge", "10.88.0.9", &of_host(9), "02:4c:0a:58:00:09", "waiting"];
+    assert_eq!(rows[2], db, "it has no ports");
+    let ports = run(&mut lab.lichen(["port", "ls"])).success();
+    assert_eq!(run(&mut lab.lichen(["port", "list"])).success(), ports);
+    assert_eq!(cells(&ports)[1], ["8080", "web", "80", "tcp", "active"]);
 }
 
 fn workloads_of_two_networks_do_not_reach_each_other(lab: &Lab) {

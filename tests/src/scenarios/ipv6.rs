@@ -11,6 +11,7 @@ scenarios![
     two_workloads_talk_over_ipv6_by_name,
     a_workload_reaches_the_outside_over_ipv6,
     a_host_without_ipv6_is_told_at_once_and_ipv4_goes_on,
+    an_internal_network_has_no_way_out_over_ipv6_either,
     a_narrow_way_outside_is_told_and_then_kept_to,
     what_is_the_hosts_own_is_closed_over_ipv6,
     a_port_published_on_an_ipv6_address_reaches_the_workload_over_ipv6,
@@ -62,6 +63,41 @@ fn a_host_without_ipv6_is_told_at_once_and_ipv4_goes_on(lab: &Lab) {
     let told = run(&mut lab.lichen(ping)).exits(1);
     assert!(told.out.contains("unreachable") || told.out.contains("No route"), "{told:?}");
     assert_eq!(lab.in_workload("curl -4 -sS http://outside.example/"), "hello from outside\n");
+}
+
+fn an_internal_network_has_no_way_out_over_ipv6_either(lab: &Lab) {
+    run(&mut lab.lichen(["network", "create", "--internal", "inner"])).success();
+    let listen = format!("--listen-address={UPSTREAM6}");
+    let names = ["dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"];
+    let record = ["--bind-interfaces", &listen, "--host-record=outside.example,192.0.2.1"];
+    let _names = lab.upstream().start_in_background(&[&names[..], &record].concat());
+    lab.upstream().sh(&format!("until nc -z {UPSTREAM6} 53; do sleep 0.05; done"));
+    let on = |network: &str, script: &str| {
+        run(&mut lab.lichen(["run", "--network", network, "--", "sh", "-c", script]))
+    };
+    for (script, code) in [
+        (format!("curl -gsS -m 20 http://[{UPSTREAM6}]/"), 7),
+        (format!("curl -gsS -m 20 http://[{FAR6}]/"), 7),
+        (format!("ping -6 -c1 -W5 {UPSTREAM6}"), 1),
+        (format!("ping -6 -c1 -W5 {FAR6}"), 1),
+        (format!("dig +short +time=3 +tries=1 @{UPSTREAM6} outside.example"), 9),
+        ("curl -6 -sS -m 20 http://six.example/".to_owned(), 6),
+    ] {
+        let refused = on("inner", &script).exits(code);
+        assert!(refused.took < Duration::from_secs(10), "an answer, not silence: {refused:?}");
+        on("bridge", &script).exits(0);
+    }
+    let told = on("inner", &format!("ping -6 -c1 -W5 {UPSTREAM6}"));
+    assert!(told.out.contains("prohibited"), "{told:?}");
+    let closed = on("inner", "curl -6 -sS -m 20 http://host.lichen.internal:8099/");
+    closed.exits(7);
+    let server = ["run", "-d", "--name", "web", "--network", "inner", "--", "sh", "-c"];
+    let script =
+        "mkdir /tmp/w; echo within >/tmp/w/index.html; busybox httpd -f -p '[::]:80' -h /tmp/w";
+    run(&mut lab.lichen_with(&[&server[..], &[script]].concat())).success();
+    eventually("members reach each other over IPv6", || {
+        on("inner", "curl -6 -sS -m 5 http://web/").out == "within\n"
+    });
 }
 
 fn a_narrow_way_outside_is_told_and_then_kept_to(lab: &Lab) {

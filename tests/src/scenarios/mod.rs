@@ -17,6 +17,7 @@ mod lab_itself;
 mod leases;
 mod many_flows;
 mod names;
+mod networks;
 mod observing;
 mod offload;
 mod outward;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         lab_itself::SCENARIOS,
         privileges::SCENARIOS,
         command_line::SCENARIOS,
+        networks::SCENARIOS,
         service::SCENARIOS,
         names::SCENARIOS,
         outward::SCENARIOS,
