@@ -53,6 +53,12 @@ pub(crate) enum NotRunning {
          (cloud-hypervisor: shared=on)"
     )]
     NotShared,
+    #[error(
+        "the monitor shares no memory of its guest with Lichen; start QEMU with -object \
+         memory-backend-memfd,id=lichen-memory,size=SIZE,share=on -machine memory-backend=lichen-memory, where SIZE is \
+         that of -m (cloud-hypervisor: shared=on)"
+    )]
+    NoMemory,
     #[error("a ring lies where the guest has no memory")]
     Address,
     #[error(transparent)]
@@ -85,6 +91,15 @@ impl Device {
     /// Whether the guest's driver has agreed on its features.
     pub(crate) fn has_features(&self) -> bool {
         self.features != 0
+    }
+
+    /// Whether the guest's driver is there and has rings, and only memory to find them in is missing. Monitors share it
+    /// before they say anything of rings, or within the same moment.
+    pub(crate) fn lacks_memory(&self) -> bool {
+        let mut rings = self.rings.iter();
+        self.memory.shared().is_none()
+            && self.has_features()
+            && rings.any(|ring| ring.is_enabled || ring.started().is_some())
     }
 
     /// Whether the monitor may ask for a reply to each message.

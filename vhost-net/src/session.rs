@@ -25,7 +25,7 @@ use crate::device::{Device, NotRunning};
 use crate::port::{Failure, VhostPort};
 use crate::service::Datapath;
 
-/// How long a connection may stay without its first message, or a message without its end.
+/// How long a connection may stay without its first message, a message without its end, or rings without memory.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages handled in one turn.
 const MAX_BATCH: usize = 64;
@@ -113,6 +113,8 @@ pub(crate) struct Session {
     plugged: Option<Vec<Arc<OwnedFd>>>,
     /// Since when something is waited for that must come soon.
     waiting_since: Option<Instant>,
+    /// Since when rings are there, and no memory for them.
+    without_memory: Option<Instant>,
 }
 
 impl Session {
@@ -141,12 +143,28 @@ impl Session {
             alarm,
             plugged: None,
             waiting_since,
+            without_memory: None,
         })
     }
 
-    /// When it is over unless something comes before.
+    /// When time runs out unless something comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + PATIENCE)
+        [self.waiting_since, self.without_memory]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|it| it + PATIENCE)
+    }
+
+    /// Judges what has not come by its deadline. Answers the state of the link, where it has changed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<Option<LinkState>, Ended> {
+        let is_over = |since: &mut Instant| *since + PATIENCE <= now;
+        if self.waiting_since.take_if(is_over).is_some() {
+            let why = "whoever connected did not speak vhost-user within five seconds";
+            return Err(Ended::Trouble(why.to_owned()));
+        }
+        let missing = self.without_memory.take_if(is_over).map(|_| NotRunning::NoMemory);
+        Ok(missing.map(|why| LinkState::Trouble { reason: why.to_string() }))
     }
 
     /// What its rings have raised while they ran.
@@ -178,6 +196,7 @@ impl Session {
             self.handle_message(header)?;
             self.waiting_since = None;
         }
+        self.note_missing_memory(now);
         match self.plug(datapath) {
             Ok(true) => Ok(Some(LinkState::Connected)),
             Ok(false) if stopped && self.plugged.is_none() => Ok(Some(LinkState::Waiting)),
@@ -261,6 +280,12 @@ impl Session {
             self.waiting_since = Some(now);
         }
         Ok(())
+    }
+
+    /// QEMU whose memory cannot be shared goes on without a word, and stays connected.
+    fn note_missing_memory(&mut self, now: Instant) {
+        let is_missing = self.device().lacks_memory();
+        self.without_memory = is_missing.then(|| self.without_memory.unwrap_or(now));
     }
 
     fn handle_message(&mut self, header: Header) -> Result<(), Ended> {
@@ -407,5 +432,80 @@ impl Header {
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::testing::front_end::{
+        FEATURES, FROM_GUEST, FrontEnd, SET_FEATURES, SET_VRING_ENABLE, TO_GUEST, pair,
+    };
+
+    /// A datapath that is given nothing.
+    struct Nothing;
+
+    impl Datapath for Nothing {
+        fn plug(&mut self, _: PortId, _: VhostPort) {
+            panic!("no rings run without memory");
+        }
+
+        fn unplug(&mut self, _: PortId, _: &[BorrowedFd<'_>]) {}
+
+        fn tell(&mut self, _: PortId, _: LinkState) {}
+    }
+
+    /// A monitor whose rings are switched on, as QEMU does it before there is a guest, and its session.
+    fn begin(now: Instant) -> (FrontEnd, Session) {
+        let (theirs, ours) = UnixStream::pair().expect("two descriptors");
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+        let guest = (PortId(1), MacAddr([2; 6]));
+        let mut session =
+            Session::new(guest, ours, Arc::new(wake), now).expect("a few descriptors");
+        let monitor = FrontEnd::over(theirs).expect("memory of its own");
+        for ring in [0, 1] {
+            monitor.send(SET_VRING_ENABLE, &pair(ring, 1), &[]).expect("it is read");
+        }
+        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
+        (monitor, session)
+    }
+
+    #[test]
+    fn a_guest_whose_monitor_never_shares_memory_is_told_with_the_option_and_not_ended() {
+        let begun = Instant::now();
+        let driver = begun + Duration::from_secs(60);
+        // QEMU either says where the rings are all the same, or nothing more.
+        for rings in [&[TO_GUEST, FROM_GUEST][..], &[]] {
+            let (monitor, mut session) = begin(begun);
+            assert_eq!(session.deadline(), None, "firmware may take as long as it likes");
+            monitor.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[]).unwrap();
+            rings.iter().for_each(|ring| monitor.set_up_ring(*ring).unwrap());
+            assert!(matches!(session.handle_readable(driver, &mut Nothing), Ok(None)));
+            // More words do not put it off.
+            monitor.send(SET_VRING_ENABLE, &pair(0, 1), &[]).unwrap();
+            let later = driver + Duration::from_secs(4);
+            assert!(matches!(session.handle_readable(later, &mut Nothing), Ok(None)));
+            assert_eq!(session.deadline(), Some(driver + PATIENCE));
+            assert!(matches!(session.handle_timeout(later), Ok(None)));
+            let told = session.handle_timeout(driver + PATIENCE).expect("it goes on");
+            let Some(LinkState::Trouble { reason }) = told else { panic!("{told:?}") };
+            assert!(reason.contains("memory-backend-memfd,id=lichen-memory"), "{reason}");
+            assert!(reason.contains("share=on -machine memory-backend=lichen-memory"), "{reason}");
+            assert_eq!(session.deadline(), None, "once");
+        }
+    }
+
+    #[test]
+    fn memory_that_comes_in_time_is_waited_for_no_longer() {
+        let now = Instant::now();
+        let (monitor, mut session) = begin(now);
+        monitor.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[]).unwrap();
+        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
+        assert!(session.deadline().is_some());
+        monitor.set_memory().unwrap();
+        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
+        assert_eq!(session.deadline(), None);
     }
 }

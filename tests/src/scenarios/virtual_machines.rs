@@ -20,6 +20,7 @@ scenarios![
     a_place_outlives_its_virtual_machine_and_is_shown,
     a_wrong_mac_is_told_with_the_right_one,
     memory_that_is_not_shared_is_told,
+    a_monitor_without_memory_to_share_is_told_how_to,
     a_virtual_machine_with_two_processors_uses_two_pairs_of_rings,
     a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_address,
 ];
@@ -233,6 +234,24 @@ fn memory_that_is_not_shared_is_told(lab: &Lab) {
     // Nobody else is harmed.
     lab.web_server("web", &[]);
     assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
+}
+
+fn a_monitor_without_memory_to_share_is_told_how_to(lab: &Lab) {
+    let mut db = by_hand(lab, "db", &[], "02:4c:0a:58:00:02");
+    assert!(state_of(lab, "db").contains("waiting"), "{}", state_of(lab, "db"));
+    db.sh("ip link set eth0 up");
+    let words = "memory-backend-memfd,id=lichen-memory,size=SIZE,share=on";
+    eventually("the missing words are told", || state_of(lab, "db").contains(words));
+    let log = std::fs::read_to_string(lab.path("home/state/lichen/daemon.log")).unwrap_or_default();
+    assert!(log.contains(words), "{log}");
+    // With them all is well.
+    drop(db);
+    run(&mut lab.lichen(["vm", "rm", "-f", "db"])).success();
+    let memory =
+        ["-object", "memory-backend-memfd,id=m,size=192M,share=on", "-machine", "memory-backend=m"];
+    let mut db = by_hand(lab, "db", &memory, "02:4c:0a:58:00:02");
+    lease(&mut db);
+    assert!(state_of(lab, "db").contains("running"), "{}", state_of(lab, "db"));
 }
 
 fn a_virtual_machine_with_two_processors_uses_two_pairs_of_rings(lab: &Lab) {

@@ -62,7 +62,11 @@ pub struct FrontEnd {
 impl FrontEnd {
     /// Connects, and says nothing yet.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+        Self::over(UnixStream::connect(socket)?)
+    }
+
+    /// The same over a connection that is there.
+    pub fn over(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC)?);
         ftruncate(&file, MEMORY)?;
