@@ -2,8 +2,8 @@
 //!
 //! The protocol itself is the crate `vhost`'s, behind a socket pair: it waits for bytes that are missing, and
 //! descriptors where none belong make it wait for ever. So a message is only read here, when it is there as
-//! a whole, and handed on as one piece. Three messages are taken here that the crate refuses and QEMU
-//! sends; and one that changes anything is handled while no ring is in use.
+//! a whole, and handed on as one piece. Four messages are taken here that the crate refuses and monitors
+//! send; and one that changes anything is handled while no ring is in use.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -25,7 +25,8 @@ use crate::device::{Device, NotRunning};
 use crate::port::{Failure, VhostPort};
 use crate::service::Datapath;
 
-/// How long a connection may stay without its first message, a message without its end, or rings without memory.
+/// How long a connection may stay without its first message, a message without its end, or rings without what they
+/// need.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages handled in one turn.
 const MAX_BATCH: usize = 64;
@@ -43,7 +44,8 @@ const REPLY: u32 = 1 | 1 << 2;
 const SET_FEATURES: u32 = 2;
 const RESET_OWNER: u32 = 4;
 const SET_MEM_TABLE: u32 = 5;
-const SET_VRING_NUM: u32 = 8;
+const SET_LOG_BASE: u32 = 6;
+const SET_LOG_FD: u32 = 7;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ENABLE: u32 = 18;
 const SEND_RARP: u32 = 19;
@@ -113,8 +115,8 @@ pub(crate) struct Session {
     plugged: Option<Vec<Arc<OwnedFd>>>,
     /// Since when something is waited for that must come soon.
     waiting_since: Option<Instant>,
-    /// Since when rings are there, and no memory for them.
-    without_memory: Option<Instant>,
+    /// Since when rings are there, and something else that they need is not.
+    missing_since: Option<Instant>,
 }
 
 impl Session {
@@ -143,17 +145,13 @@ impl Session {
             alarm,
             plugged: None,
             waiting_since,
-            without_memory: None,
+            missing_since: None,
         })
     }
 
     /// When time runs out unless something comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.waiting_since, self.without_memory]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|it| it + PATIENCE)
+        [self.waiting_since, self.missing_since].into_iter().flatten().min().map(|it| it + PATIENCE)
     }
 
     /// Judges what has not come by its deadline. Answers the state of the link, where it has changed.
@@ -163,7 +161,7 @@ impl Session {
             let why = "whoever connected did not speak vhost-user within five seconds";
             return Err(Ended::Trouble(why.to_owned()));
         }
-        let missing = self.without_memory.take_if(is_over).map(|_| NotRunning::NoMemory);
+        let missing = self.missing_since.take_if(is_over).and_then(|_| self.device().missing());
         Ok(missing.map(|why| LinkState::Trouble { reason: why.to_string() }))
     }
 
@@ -173,6 +171,9 @@ impl Session {
             Failure::Ring => "the guest has broken a ring; restart the guest",
             Failure::Memory => {
                 "the guest's memory was cut short by its monitor; restart the monitor"
+            }
+            Failure::Log => {
+                "the log of written pages was cut short by the monitor; restart the monitor"
             }
         };
         Some(Ended::Trouble(why.to_owned()))
@@ -196,7 +197,7 @@ impl Session {
             self.handle_message(header)?;
             self.waiting_since = None;
         }
-        self.note_missing_memory(now);
+        self.note_missing(now);
         match self.plug(datapath) {
             Ok(true) => Ok(Some(LinkState::Connected)),
             Ok(false) if stopped && self.plugged.is_none() => Ok(Some(LinkState::Waiting)),
@@ -283,9 +284,9 @@ impl Session {
     }
 
     /// QEMU whose memory cannot be shared goes on without a word, and stays connected.
-    fn note_missing_memory(&mut self, now: Instant) {
-        let is_missing = self.device().lacks_memory();
-        self.without_memory = is_missing.then(|| self.without_memory.unwrap_or(now));
+    fn note_missing(&mut self, now: Instant) {
+        let is_missing = self.device().missing().is_some();
+        self.missing_since = is_missing.then(|| self.missing_since.unwrap_or(now));
     }
 
     fn handle_message(&mut self, header: Header) -> Result<(), Ended> {
@@ -317,6 +318,16 @@ impl Session {
             {
                 let mac = message[HEADER_LEN..HEADER_LEN + 6].try_into().expect("six bytes");
                 self.handle_announcement(header, MacAddr(mac))
+            }
+            (SET_LOG_BASE, ..) if descriptors.len() != 1 => Err(Ended::Trouble(
+                "the monitor gives a log of written pages without its file".into(),
+            )),
+            (SET_LOG_FD, ..) => {
+                let why = "the monitor gives no descriptor to be told by of its log, or several";
+                let [call] = <[OwnedFd; 1]>::try_from(descriptors)
+                    .map_err(|_| Ended::Trouble(why.to_owned()))?;
+                self.device().set_log_fd(call.into())?;
+                self.acknowledge(header, Verdict::Done)
             }
             _ => self.hand_on(&message, &descriptors),
         }
@@ -423,7 +434,7 @@ impl Header {
     fn changes_something(self) -> bool {
         matches!(
             self.request,
-            SET_FEATURES | RESET_OWNER | SET_MEM_TABLE | SET_VRING_NUM
+            SET_FEATURES | RESET_OWNER | SET_MEM_TABLE
                 ..=SET_VRING_CALL | SET_VRING_ENABLE | RESET_DEVICE | ADD_MEM_REG | REM_MEM_REG
         )
     }
@@ -441,7 +452,7 @@ mod tests {
 
     use super::*;
     use crate::testing::front_end::{
-        FEATURES, FROM_GUEST, FrontEnd, SET_FEATURES, SET_VRING_ENABLE, TO_GUEST, pair,
+        FEATURES, FROM_GUEST, FrontEnd, LOG_ALL, SET_FEATURES, SET_VRING_ENABLE, TO_GUEST, pair,
     };
 
     /// A datapath that is given nothing.
@@ -495,6 +506,19 @@ mod tests {
             assert!(reason.contains("share=on -machine memory-backend=lichen-memory"), "{reason}");
             assert_eq!(session.deadline(), None, "once");
         }
+    }
+
+    #[test]
+    fn a_log_that_is_wanted_and_never_given_is_told_and_nothing_runs_without_it() {
+        let now = Instant::now();
+        let (monitor, mut session) = begin(now);
+        monitor.send(SET_FEATURES, &(FEATURES | LOG_ALL).to_ne_bytes(), &[]).unwrap();
+        monitor.set_memory().unwrap();
+        [TO_GUEST, FROM_GUEST].iter().for_each(|ring| monitor.set_up_ring(*ring).unwrap());
+        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
+        let told = session.handle_timeout(now + PATIENCE).expect("it goes on");
+        let Some(LinkState::Trouble { reason }) = told else { panic!("{told:?}") };
+        assert!(reason.contains("logged and has not said where"), "{reason}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use vm_memory::{
 };
 
 use super::layout::Layout;
+use crate::log::DirtyLog;
 
 pub(super) const DESCRIPTOR_LEN: usize = 16;
 /// A line of the processor's cache. The first of a frame is copied by itself, in pieces that lie equally in each
@@ -36,10 +37,19 @@ pub(super) struct GuestAccess {
     descriptors: *mut u8,
     available: *mut u8,
     used: *mut u8,
-    /// The table that [`GuestAccess::descriptor`] reads: this many entries from here.
-    table: (*mut u8, u32),
+    /// The table that [`GuestAccess::descriptor`] reads: this many entries from there.
+    table: *mut u8,
+    entries: u32,
     parts: Vec<Part>,
     capacity: usize,
+    log: Option<Box<WriteLog>>,
+}
+
+/// Where it is told what was written.
+pub(crate) struct WriteLog {
+    pub(crate) log: Arc<DirtyLog>,
+    /// Where the used ring counts as written from, if it is to be logged at all (`VHOST_VRING_F_LOG`).
+    pub(crate) used: Option<u64>,
 }
 
 /// A descriptor as it was at the moment of its one read.
@@ -78,9 +88,11 @@ impl GuestAccess {
             descriptors: ptr::null_mut(),
             available: ptr::null_mut(),
             used: ptr::null_mut(),
-            table: (ptr::null_mut(), 0),
+            table: ptr::null_mut(),
+            entries: 0,
             parts: Vec::new(),
             capacity: 0,
+            log: None,
         };
         access.descriptors = access.locate(layout.descriptors.0, DESCRIPTOR_LEN * entries)?;
         access.available = access.locate(layout.available.0, 6 + 2 * entries)?;
@@ -89,6 +101,11 @@ impl GuestAccess {
             && access.used.cast::<u32>().is_aligned()
             && layout.size.is_power_of_two();
         aligned.then_some(access)
+    }
+
+    /// Logs what is written from here on. It must reach all of this memory, and all of the used ring.
+    pub(super) fn log_to(&mut self, log: Option<WriteLog>) {
+        self.log = log.map(Box::new);
     }
 
     pub(super) fn size(&self) -> u16 {
@@ -120,15 +137,25 @@ impl GuestAccess {
         self.index(self.used, 1).load(Ordering::Acquire).to_le()
     }
 
-    /// Shows the guest all used heads before `index`.
-    pub(super) fn set_used_index(&self, index: u16) {
+    /// Shows the guest all used heads before `index`, of which it has seen those before `seen`.
+    pub(super) fn set_used_index(&self, seen: u16, index: u16) {
         self.index(self.used, 1).store(index.to_le(), Ordering::Release);
+        if self.log.is_some() {
+            let (first, count) = (self.slot(seen), usize::from(index.wrapping_sub(seen)));
+            let to_end = count.min(usize::from(self.size) - first);
+            self.log_used(4 + 8 * first, 8 * to_end);
+            self.log_used(4, 8 * (count - to_end));
+            self.log_used(2, 2);
+        }
     }
 
     /// After which available index we want a kick (EVENT_IDX).
     pub(super) fn set_kick_wish(&self, index: u16) {
         let at = 2 + 4 * usize::from(self.size);
         self.index(self.used, at).store(index.to_le(), Ordering::Release);
+        if self.log.is_some() {
+            self.log_used(2 * at, 2);
+        }
     }
 
     /// Writes the used entry in the slot of `index`.
@@ -144,21 +171,21 @@ impl GuestAccess {
 
     /// Reads from the ring's own descriptors on; answers how many there are.
     pub(super) fn open_ring(&mut self) -> u32 {
-        self.table = (self.descriptors, u32::from(self.size));
-        self.table.1
+        (self.table, self.entries) = (self.descriptors, u32::from(self.size));
+        self.entries
     }
 
     /// Reads from another table on. `None` if it does not lie in one region.
     pub(super) fn open_table(&mut self, address: u64, entries: u32) -> Option<()> {
         let host = self.locate(address, DESCRIPTOR_LEN * entries as usize)?;
-        self.table = (host, entries);
+        (self.table, self.entries) = (host, entries);
         Some(())
     }
 
     /// Reads an entry of the open table, once: what is judged is what is used.
     pub(super) fn descriptor(&self, at: u32) -> Descriptor {
-        let (table, entries) = self.table;
-        assert!(at < entries, "an entry of the open table");
+        let table = self.table;
+        assert!(at < self.entries, "an entry of the open table");
         // SAFETY: the table was located with this many entries; words are read where they are aligned.
         let [address, tail] = unsafe {
             let entry = table.add(DESCRIPTOR_LEN * at as usize);
@@ -276,6 +303,41 @@ impl GuestAccess {
                 at += now.len();
                 *piece = later;
             }
+        }
+    }
+
+    /// Logs the first `len` bytes of the collected buffers, which have been written.
+    pub(super) fn log_buffers(&self, len: usize) {
+        if let Some(log) = &self.log {
+            self.mark_buffers(&log.log, len);
+        }
+    }
+
+    #[cold]
+    fn mark_buffers(&self, log: &DirtyLog, mut len: usize) {
+        for part in &self.parts {
+            let now = part.len.min(len);
+            let address = self.guest_address(part.host).expect("a part was located");
+            log.mark(address, now);
+            len -= now;
+        }
+    }
+
+    /// Where the guest sees what we see there.
+    fn guest_address(&self, host: *mut u8) -> Option<u64> {
+        self.memory.iter().map(Region::from).find_map(|region| {
+            let offset = host.addr().checked_sub(region.host.addr())? as u64;
+            (offset < region.len).then(|| region.start + offset)
+        })
+    }
+
+    /// Logs `len` bytes that were written to the used ring, `at` bytes into it.
+    #[cold]
+    fn log_used(&self, at: usize, len: usize) {
+        if let Some(writes) = &self.log
+            && let Some(used) = writes.used
+        {
+            writes.log.mark(used + at as u64, len);
         }
     }
 
