@@ -6,6 +6,8 @@
 //! frame that changes while it is copied arrives garbled, which is its sender's own affair.
 #![allow(unsafe_code, reason = "the pointers into guest memory")]
 
+mod written;
+
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,8 +17,8 @@ use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
+pub(crate) use self::written::WriteLog;
 use super::layout::Layout;
-use crate::log::DirtyLog;
 
 pub(super) const DESCRIPTOR_LEN: usize = 16;
 /// A line of the processor's cache. The first of a frame is copied by itself, in pieces that lie equally in each
@@ -43,13 +45,6 @@ pub(super) struct GuestAccess {
     parts: Vec<Part>,
     capacity: usize,
     log: Option<Box<WriteLog>>,
-}
-
-/// Where it is told what was written.
-pub(crate) struct WriteLog {
-    pub(crate) log: Arc<DirtyLog>,
-    /// Where the used ring counts as written from, if it is to be logged at all (`VHOST_VRING_F_LOG`).
-    pub(crate) used: Option<u64>,
 }
 
 /// A descriptor as it was at the moment of its one read.
@@ -103,11 +98,6 @@ impl GuestAccess {
         aligned.then_some(access)
     }
 
-    /// Logs what is written from here on. It must reach all of this memory, and all of the used ring.
-    pub(super) fn log_to(&mut self, log: Option<WriteLog>) {
-        self.log = log.map(Box::new);
-    }
-
     pub(super) fn size(&self) -> u16 {
         self.size
     }
@@ -141,11 +131,7 @@ impl GuestAccess {
     pub(super) fn set_used_index(&self, seen: u16, index: u16) {
         self.index(self.used, 1).store(index.to_le(), Ordering::Release);
         if self.log.is_some() {
-            let (first, count) = (self.slot(seen), usize::from(index.wrapping_sub(seen)));
-            let to_end = count.min(usize::from(self.size) - first);
-            self.log_used(4 + 8 * first, 8 * to_end);
-            self.log_used(4, 8 * (count - to_end));
-            self.log_used(2, 2);
+            self.log_entries(seen, index);
         }
     }
 
@@ -303,41 +289,6 @@ impl GuestAccess {
                 at += now.len();
                 *piece = later;
             }
-        }
-    }
-
-    /// Logs the first `len` bytes of the collected buffers, which have been written.
-    pub(super) fn log_buffers(&self, len: usize) {
-        if let Some(log) = &self.log {
-            self.mark_buffers(&log.log, len);
-        }
-    }
-
-    #[cold]
-    fn mark_buffers(&self, log: &DirtyLog, mut len: usize) {
-        for part in &self.parts {
-            let now = part.len.min(len);
-            let address = self.guest_address(part.host).expect("a part was located");
-            log.mark(address, now);
-            len -= now;
-        }
-    }
-
-    /// Where the guest sees what we see there.
-    fn guest_address(&self, host: *mut u8) -> Option<u64> {
-        self.memory.iter().map(Region::from).find_map(|region| {
-            let offset = host.addr().checked_sub(region.host.addr())? as u64;
-            (offset < region.len).then(|| region.start + offset)
-        })
-    }
-
-    /// Logs `len` bytes that were written to the used ring, `at` bytes into it.
-    #[cold]
-    fn log_used(&self, at: usize, len: usize) {
-        if let Some(writes) = &self.log
-            && let Some(used) = writes.used
-        {
-            writes.log.mark(used + at as u64, len);
         }
     }
 

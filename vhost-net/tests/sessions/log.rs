@@ -276,6 +276,25 @@ fn a_log_that_is_cut_short_closes_its_port_only() {
 }
 
 #[test]
+fn a_guest_that_offers_a_head_again_before_it_came_back_has_nothing_marked_beyond_its_ring() {
+    let (bed, file) = (Bed::new(), file());
+    let mut attacker = bed.guest(A);
+    attacker.give_log(&file, LEN, OFFSET).unwrap();
+    // The used ring ends where the log does.
+    attacker.log_writes(&[(TO_GUEST, MEMORY - 518)]).unwrap();
+    bed.with(A, |rings| {
+        for _ in 0..4 {
+            attacker.post(SIZE);
+            (0..SIZE).for_each(|_| assert_eq!(rings.transmit(&frame(1)), Transmit::Sent));
+        }
+        rings.flush(&mut Counters::default());
+    });
+    let mut expected = pages(buffer_address(TO_GUEST, 0), 2048 * usize::from(SIZE));
+    expected.extend(pages(MEMORY - 518, 518));
+    assert_eq!(take_marked(&file), expected);
+}
+
+#[test]
 fn the_mapping_of_a_log_goes_with_its_successor_and_its_session() {
     let (bed, file) = (Bed::new(), file());
     let mut guest = bed.guest(A);

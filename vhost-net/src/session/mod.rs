@@ -1,11 +1,13 @@
 //! One monitor's connection: messages in, rings in and out of use.
 //!
 //! The protocol itself is the crate `vhost`'s, behind a socket pair: it waits for bytes that are missing, and
-//! descriptors where none belong make it wait for ever. So a message is only read here, when it is there as
-//! a whole, and handed on as one piece. Four messages are taken here that the crate refuses and monitors
+//! descriptors where none belong make it wait for ever. So a message is handed on as one piece, once
+//! [`channel`] has it as a whole. Four messages are taken here that the crate refuses and monitors
 //! send; and one that changes anything is handled while no ring is in use.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _};
+mod channel;
+
+use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,12 +17,10 @@ use std::time::{Duration, Instant};
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::alarm::Alarm;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
+use self::channel::{Channel, HEADER_LEN, Header, MAX_BODY, MAX_DESCRIPTORS, Verdict};
 use crate::device::{Device, NotRunning};
 use crate::port::{Failure, VhostPort};
 use crate::service::Datapath;
@@ -30,15 +30,6 @@ use crate::service::Datapath;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages handled in one turn.
 const MAX_BATCH: usize = 64;
-
-const HEADER_LEN: usize = 12;
-/// Descriptors with one message: one for each region of memory.
-const MAX_DESCRIPTORS: usize = 32;
-/// The longest message of the protocol.
-const MAX_BODY: usize = 4096;
-const NEED_REPLY: u32 = 1 << 3;
-/// Version 1, and a reply.
-const REPLY: u32 = 1 | 1 << 2;
 
 // Messages by their number in the vhost-user specification.
 const SET_FEATURES: u32 = 2;
@@ -82,21 +73,6 @@ impl From<Error> for Ended {
     }
 }
 
-/// The header of a message.
-#[derive(Clone, Copy)]
-struct Header {
-    request: u32,
-    flags: u32,
-    len: usize,
-}
-
-/// What a monitor is answered that asks for a word about its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Done,
-    Refused,
-}
-
 /// A connection from its first byte to its last.
 pub(crate) struct Session {
     port: PortId,
@@ -105,7 +81,7 @@ pub(crate) struct Session {
     /// How often the monitor has announced the guest.
     announcements: u64,
     /// To the monitor.
-    stream: UnixStream,
+    channel: Channel,
     /// To the handler, which has the other end.
     inner: UnixStream,
     handler: BackendReqHandler<Mutex<Device>>,
@@ -127,7 +103,7 @@ impl Session {
         wake: Arc<OwnedFd>,
         now: Instant,
     ) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
+        let channel = Channel::new(stream)?;
         let (inner, handlers) = UnixStream::pair()?;
         inner.set_nonblocking(true)?;
         let device = Arc::new(Mutex::new(Device::new()));
@@ -138,7 +114,7 @@ impl Session {
             port,
             mac,
             announcements: 0,
-            stream,
+            channel,
             inner,
             handler,
             device,
@@ -187,7 +163,7 @@ impl Session {
     ) -> Result<Option<LinkState>, Ended> {
         let mut stopped = false;
         for _ in 0..MAX_BATCH {
-            let Some(header) = self.next_header()? else {
+            let Some(header) = self.channel.next_header()? else {
                 self.note_partial(now)?;
                 break;
             };
@@ -237,47 +213,9 @@ impl Session {
         self.device.lock().expect("one thread uses it, and ends with a panic")
     }
 
-    /// Bytes that have come.
-    fn waiting(&self) -> io::Result<usize> {
-        let waiting = rustix::io::ioctl_fionread(&self.stream)?;
-        Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
-    }
-
-    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        Ok(rustix::net::recv(&self.stream, buffer, flags)?.0)
-    }
-
-    /// The next message's header, once the message is there as a whole.
-    fn next_header(&self) -> Result<Option<Header>, Ended> {
-        let waiting = self.waiting()?;
-        if waiting == 0 {
-            return match self.peek(&mut [0]) {
-                Ok(0) => Err(Ended::Gone),
-                Ok(_) => Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) => Err(error.into()),
-            };
-        }
-        if waiting < HEADER_LEN {
-            return Ok(None);
-        }
-        let mut bytes = [0; HEADER_LEN];
-        if self.peek(&mut bytes)? < HEADER_LEN {
-            return Ok(None);
-        }
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four"));
-        let len = usize::try_from(word(8)).expect("a u32 fits");
-        if len > MAX_BODY {
-            return Err(Ended::Trouble(format!("the monitor sent a message of {len} bytes")));
-        }
-        let header = Header { request: word(0), flags: word(4), len };
-        Ok((waiting >= HEADER_LEN + len).then_some(header))
-    }
-
     /// A message that has begun must end soon.
     fn note_partial(&mut self, now: Instant) -> Result<(), Ended> {
-        if self.waiting()? > 0 && self.waiting_since.is_none() {
+        if self.channel.waiting()? > 0 && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
         Ok(())
@@ -290,7 +228,7 @@ impl Session {
     }
 
     fn handle_message(&mut self, header: Header) -> Result<(), Ended> {
-        let (message, descriptors) = self.read_message(header)?;
+        let (message, descriptors) = self.channel.read_message(header)?;
         let number = |at: usize| {
             let bytes = message.get(HEADER_LEN + at..HEADER_LEN + at + 4);
             bytes.map(|bytes| u32::from_ne_bytes(bytes.try_into().expect("four")))
@@ -353,37 +291,6 @@ impl Session {
         self.acknowledge(header, Verdict::Refused)
     }
 
-    /// Reads a message that is there as a whole, with the descriptors that came with its header.
-    fn read_message(&self, header: Header) -> Result<(Vec<u8>, Vec<OwnedFd>), Ended> {
-        let mut message = vec![0; HEADER_LEN + header.len];
-        let mut descriptors = Vec::new();
-        let mut at = 0;
-        while at < message.len() {
-            let mut space =
-                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let slices = &mut [IoSliceMut::new(&mut message[at..])];
-            let received =
-                recvmsg(&self.stream, slices, &mut ancillary, flags).map_err(io::Error::from)?;
-            let came = ancillary.drain().filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-                _ => None,
-            });
-            let came: Vec<OwnedFd> = came.flatten().collect();
-            if received.flags.contains(ReturnFlags::CTRUNC) || (at > 0 && !came.is_empty()) {
-                let why = "the monitor sent more descriptors than belong to a message";
-                return Err(Ended::Trouble(why.to_owned()));
-            }
-            if received.bytes == 0 {
-                return Err(Ended::Gone);
-            }
-            descriptors.extend(came);
-            at += received.bytes;
-        }
-        Ok((message, descriptors))
-    }
-
     /// Lets the handler answer a message, and passes its answer on.
     fn hand_on(&mut self, message: &[u8], descriptors: &[OwnedFd]) -> Result<(), Ended> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -402,30 +309,16 @@ impl Session {
         let handled = self.handler.handle_request();
         let mut answer = [0; HEADER_LEN + MAX_BODY];
         match self.inner.read(&mut answer) {
-            Ok(len) => self.answer(&answer[..len])?,
+            Ok(len) => self.channel.answer(&answer[..len])?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
         Ok(handled?)
     }
 
+    /// Answers a monitor that wants a word about its message, if it may.
     fn acknowledge(&self, header: Header, verdict: Verdict) -> Result<(), Ended> {
-        if header.flags & NEED_REPLY == 0 || !self.device().replies() {
-            return Ok(());
-        }
-        let mut answer: Vec<u8> =
-            [header.request, REPLY, 8].into_iter().flat_map(u32::to_ne_bytes).collect();
-        answer.extend(u64::from(verdict == Verdict::Refused).to_ne_bytes());
-        self.answer(&answer)
-    }
-
-    /// A monitor that does not read its answers is given up.
-    fn answer(&self, bytes: &[u8]) -> Result<(), Ended> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match send(&self.stream, bytes, flags).map_err(io::Error::from)? {
-            sent if sent == bytes.len() => Ok(()),
-            _ => Err(Error::PartialMessage.into()),
-        }
+        if self.device().replies() { self.channel.acknowledge(header, verdict) } else { Ok(()) }
     }
 }
 
@@ -442,94 +335,9 @@ impl Header {
 
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.channel.as_fd()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rustix::event::{EventfdFlags, eventfd};
-
-    use super::*;
-    use crate::testing::front_end::{
-        FEATURES, FROM_GUEST, FrontEnd, LOG_ALL, SET_FEATURES, SET_VRING_ENABLE, TO_GUEST, pair,
-    };
-
-    /// A datapath that is given nothing.
-    struct Nothing;
-
-    impl Datapath for Nothing {
-        fn plug(&mut self, _: PortId, _: VhostPort) {
-            panic!("no rings run without memory");
-        }
-
-        fn unplug(&mut self, _: PortId, _: &[BorrowedFd<'_>]) {}
-
-        fn tell(&mut self, _: PortId, _: LinkState) {}
-    }
-
-    /// A monitor whose rings are switched on, as QEMU does it before there is a guest, and its session.
-    fn begin(now: Instant) -> (FrontEnd, Session) {
-        let (theirs, ours) = UnixStream::pair().expect("two descriptors");
-        let wake = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
-        let guest = (PortId(1), MacAddr([2; 6]));
-        let mut session =
-            Session::new(guest, ours, Arc::new(wake), now).expect("a few descriptors");
-        let monitor = FrontEnd::over(theirs).expect("memory of its own");
-        for ring in [0, 1] {
-            monitor.send(SET_VRING_ENABLE, &pair(ring, 1), &[]).expect("it is read");
-        }
-        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
-        (monitor, session)
-    }
-
-    #[test]
-    fn a_guest_whose_monitor_never_shares_memory_is_told_with_the_option_and_not_ended() {
-        let begun = Instant::now();
-        let driver = begun + Duration::from_secs(60);
-        // QEMU either says where the rings are all the same, or nothing more.
-        for rings in [&[TO_GUEST, FROM_GUEST][..], &[]] {
-            let (monitor, mut session) = begin(begun);
-            assert_eq!(session.deadline(), None, "firmware may take as long as it likes");
-            monitor.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[]).unwrap();
-            rings.iter().for_each(|ring| monitor.set_up_ring(*ring).unwrap());
-            assert!(matches!(session.handle_readable(driver, &mut Nothing), Ok(None)));
-            // More words do not put it off.
-            monitor.send(SET_VRING_ENABLE, &pair(0, 1), &[]).unwrap();
-            let later = driver + Duration::from_secs(4);
-            assert!(matches!(session.handle_readable(later, &mut Nothing), Ok(None)));
-            assert_eq!(session.deadline(), Some(driver + PATIENCE));
-            assert!(matches!(session.handle_timeout(later), Ok(None)));
-            let told = session.handle_timeout(driver + PATIENCE).expect("it goes on");
-            let Some(LinkState::Trouble { reason }) = told else { panic!("{told:?}") };
-            assert!(reason.contains("memory-backend-memfd,id=lichen-memory"), "{reason}");
-            assert!(reason.contains("share=on -machine memory-backend=lichen-memory"), "{reason}");
-            assert_eq!(session.deadline(), None, "once");
-        }
-    }
-
-    #[test]
-    fn a_log_that_is_wanted_and_never_given_is_told_and_nothing_runs_without_it() {
-        let now = Instant::now();
-        let (monitor, mut session) = begin(now);
-        monitor.send(SET_FEATURES, &(FEATURES | LOG_ALL).to_ne_bytes(), &[]).unwrap();
-        monitor.set_memory().unwrap();
-        [TO_GUEST, FROM_GUEST].iter().for_each(|ring| monitor.set_up_ring(*ring).unwrap());
-        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
-        let told = session.handle_timeout(now + PATIENCE).expect("it goes on");
-        let Some(LinkState::Trouble { reason }) = told else { panic!("{told:?}") };
-        assert!(reason.contains("logged and has not said where"), "{reason}");
-    }
-
-    #[test]
-    fn memory_that_comes_in_time_is_waited_for_no_longer() {
-        let now = Instant::now();
-        let (monitor, mut session) = begin(now);
-        monitor.send(SET_FEATURES, &FEATURES.to_ne_bytes(), &[]).unwrap();
-        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
-        assert!(session.deadline().is_some());
-        monitor.set_memory().unwrap();
-        assert!(matches!(session.handle_readable(now, &mut Nothing), Ok(None)));
-        assert_eq!(session.deadline(), None);
-    }
-}
+mod tests;
