@@ -5,7 +5,7 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 use crate::queue::{HeaderLayout, Notices, RingFeatures, Tables};
 
-// Feature bits of virtio 1.2, 5.1.3 and 6, and the one of vhost-user.
+// Feature bits of virtio 1.2, 5.1.3 and 6, and those of vhost and vhost-user.
 const CSUM: u64 = 1 << 0;
 const GUEST_CSUM: u64 = 1 << 1;
 const MTU: u64 = 1 << 3;
@@ -18,6 +18,9 @@ const HOST_ECN: u64 = 1 << 13;
 const MRG_RXBUF: u64 = 1 << 15;
 const GUEST_ANNOUNCE: u64 = 1 << 21;
 const MQ: u64 = 1 << 22;
+/// Of vhost: what is written to the guest's memory is logged. No driver sees it; the monitor agrees to it while it
+/// migrates its guest.
+pub(crate) const LOG_ALL: u64 = 1 << 26;
 const INDIRECT_DESC: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 /// Of vhost-user: rings are enabled by a message of their own.
@@ -42,6 +45,7 @@ pub(crate) const OFFERED: u64 = CSUM
     | MRG_RXBUF
     | GUEST_ANNOUNCE
     | MQ
+    | LOG_ALL
     | INDIRECT_DESC
     | EVENT_IDX
     | PROTOCOL_FEATURES
@@ -54,6 +58,7 @@ pub(crate) const OFFERED: u64 = CSUM
 /// Everything a monitor may agree to.
 pub(crate) fn protocol_features() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU

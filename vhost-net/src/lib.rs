@@ -6,6 +6,7 @@
 //! - [`queue`]: the split ring itself (virtio 1.2, 2.7) in both directions
 //! - [`port`]: running rings as a port of the datapath; `rings`: one ring of it; `steering`: which one a frame
 //!   goes to
+//! - `log`: telling the monitor which pages were written, while it migrates its guest
 //! - `bell`: waking a guest without waiting for it
 //! - `sigbus`: surviving memory that its owner cuts short
 //!
@@ -13,7 +14,7 @@
 //! on the copy, since it can change its memory under us; a bad chain costs that frame, a bad index that
 //! ring, a bad message that connection, and nothing costs another port anything.
 //!
-//! Deliberately absent: packed rings, dirty logging for migration, the control queue and
+//! Deliberately absent: packed rings, buffers in flight, the control queue and
 //! the link's status (both stay with the monitor).
 #![deny(unsafe_code)]
 
@@ -24,6 +25,8 @@ mod bell;
 mod device;
 #[cfg(target_os = "linux")]
 mod features;
+#[cfg(target_os = "linux")]
+mod log;
 #[cfg(target_os = "linux")]
 mod memory;
 #[cfg(target_os = "linux")]

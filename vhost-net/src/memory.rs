@@ -5,7 +5,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
 
 use crate::sigbus::Guard;
 
@@ -86,6 +88,11 @@ impl Shared {
     /// Whether a file behind it was cut short: its content is lost.
     pub(crate) fn was_cut(&self) -> bool {
         self.guards.iter().any(|guard| guard.was_hit())
+    }
+
+    /// The guest's last address in it.
+    pub(crate) fn last_address(&self) -> u64 {
+        self.map.last_addr().0
     }
 }
 

@@ -8,6 +8,7 @@ use lichen_netstack::port::alarm::Alarm;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
+use crate::log::Logging;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
 use crate::rings::{Receiving, Room, Sending, Served, Turn};
@@ -24,6 +25,8 @@ pub(crate) enum Failure {
     Ring,
     /// The memory was cut short.
     Memory,
+    /// The log of written pages was.
+    Log,
 }
 
 /// A guest's running rings: at least one in each direction. A ring error that is only one frame's costs that
@@ -40,13 +43,15 @@ pub struct VhostPort {
     alarm: Arc<Alarm<Failure>>,
     // After the rings, whose memory it guards.
     memory: Shared,
+    /// Where writes are logged, while they are.
+    logging: Option<Logging>,
 }
 
 impl VhostPort {
     pub(crate) fn new(
         (from_guest, to_guest): (Vec<Sending>, Vec<Receiving>),
         offloads: Offloads,
-        memory: Shared,
+        (memory, logging): (Shared, Option<Logging>),
         alarm: Arc<Alarm<Failure>>,
     ) -> Self {
         assert!(!from_guest.is_empty() && !to_guest.is_empty(), "one in each direction runs");
@@ -60,6 +65,7 @@ impl VhostPort {
             failed: None,
             alarm,
             memory,
+            logging,
         }
     }
 
@@ -197,6 +203,12 @@ impl Port for VhostPort {
         }
         if self.memory.was_cut() {
             self.fail(Failure::Memory);
+        }
+        if let Some(logging) = &self.logging {
+            logging.flush();
+            if logging.log.was_cut() {
+                self.fail(Failure::Log);
+            }
         }
         self.tell(counters);
     }

@@ -146,7 +146,7 @@ impl<D: Datapath> Running<D> {
                     }
                 }
             }
-            self.end_the_silent();
+            self.end_waits();
             self.end_pauses();
         }
     }
@@ -331,21 +331,22 @@ impl<D: Datapath> Running<D> {
         failed.into_iter().for_each(|(port, ended)| self.end(port, ended));
     }
 
-    /// Ends the sessions that have waited too long for a message.
-    fn end_the_silent(&mut self) {
+    /// Has the sessions judge what they have waited for too long.
+    fn end_waits(&mut self) {
         let now = Instant::now();
-        let silent: Vec<PortId> = self
-            .places
-            .iter()
-            .filter(|(_, place)| {
-                let deadline = place.session.as_ref().and_then(Session::deadline);
-                deadline.is_some_and(|deadline| deadline <= now)
-            })
-            .map(|(port, _)| *port)
-            .collect();
-        for port in silent {
-            let why = "whoever connected did not speak vhost-user within five seconds".to_owned();
-            self.end(port, Ended::Trouble(why));
+        let mut judged = Vec::new();
+        for (port, place) in &mut self.places {
+            let Some(session) = &mut place.session else { continue };
+            if session.deadline().is_some_and(|deadline| deadline <= now) {
+                judged.push((*port, session.handle_timeout(now)));
+            }
+        }
+        for (port, judgement) in judged {
+            match judgement {
+                Ok(Some(state)) => self.tell(port, state),
+                Ok(None) => {}
+                Err(ended) => self.end(port, ended),
+            }
         }
     }
 

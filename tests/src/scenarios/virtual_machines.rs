@@ -20,8 +20,10 @@ scenarios![
     a_place_outlives_its_virtual_machine_and_is_shown,
     a_wrong_mac_is_told_with_the_right_one,
     memory_that_is_not_shared_is_told,
+    a_monitor_without_memory_to_share_is_told_how_to,
     a_virtual_machine_with_two_processors_uses_two_pairs_of_rings,
     a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_address,
+    a_virtual_machine_that_is_migrated_has_every_byte_that_came_meanwhile,
 ];
 
 /// What a guest does to have its address, as a distribution's own scripts do.
@@ -235,6 +237,24 @@ fn memory_that_is_not_shared_is_told(lab: &Lab) {
     assert_eq!(lab.in_workload("curl -sS http://web/"), "hello from a workload\n");
 }
 
+fn a_monitor_without_memory_to_share_is_told_how_to(lab: &Lab) {
+    let mut db = by_hand(lab, "db", &[], "02:4c:0a:58:00:02");
+    assert!(state_of(lab, "db").contains("waiting"), "{}", state_of(lab, "db"));
+    db.sh("ip link set eth0 up");
+    let words = "memory-backend-memfd,id=lichen-memory,size=SIZE,share=on";
+    eventually("the missing words are told", || state_of(lab, "db").contains(words));
+    let log = std::fs::read_to_string(lab.path("home/state/lichen/daemon.log")).unwrap_or_default();
+    assert!(log.contains(words), "{log}");
+    // With them all is well.
+    drop(db);
+    run(&mut lab.lichen(["vm", "rm", "-f", "db"])).success();
+    let memory =
+        ["-object", "memory-backend-memfd,id=m,size=192M,share=on", "-machine", "memory-backend=m"];
+    let mut db = by_hand(lab, "db", &memory, "02:4c:0a:58:00:02");
+    lease(&mut db);
+    assert!(state_of(lab, "db").contains("running"), "{}", state_of(lab, "db"));
+}
+
 fn a_virtual_machine_with_two_processors_uses_two_pairs_of_rings(lab: &Lab) {
     for (wrong, said) in [
         (["--queues", "5"].as_slice(), "1 to 4"),
@@ -267,15 +287,16 @@ fn a_virtual_machine_with_two_processors_uses_two_pairs_of_rings(lab: &Lab) {
     assert_eq!(sent.split_whitespace().collect::<Vec<_>>(), ["0", "0"]);
 }
 
-/// Has a guest's monitor announce it, as at the end of a migration.
+/// Tells a guest's monitor something; answers what it says to that.
 #[track_caller]
-fn announce(lab: &Lab, name: &str) {
+fn tell(lab: &Lab, name: &str, words: &str) -> String {
     let path = lab.path(&format!("run/{name}.monitor"));
     let mut monitor = UnixStream::connect(path).expect("the monitor's own socket");
     monitor.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out above zero");
     // Who hangs up before it has answered may not have been heard.
-    for words in ["announce_self\n", ""] {
-        let mut said = Vec::new();
+    let mut said = Vec::new();
+    for words in [&format!("{words}\n"), ""] {
+        said.clear();
         while !said.ends_with(b"(qemu) ") {
             let mut byte = [0];
             monitor.read_exact(&mut byte).expect("a prompt");
@@ -283,6 +304,7 @@ fn announce(lab: &Lab, name: &str) {
         }
         monitor.write_all(words.as_bytes()).expect("it reads");
     }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// Words for QEMU that let it be told to.
@@ -300,7 +322,7 @@ fn a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_addre
         &lab.path("logs"),
     );
     eventually("the file is begun", || std::fs::metadata(&file).is_ok_and(|it| it.len() > 0));
-    announce(lab, "db");
+    tell(lab, "db", "announce_self");
     // Gratuitous ARP: who has the guest's own address is asked by itself.
     let address = [10, 88, 0, 20];
     let mac = [&[2, 0x4c][..], &address].concat();
@@ -318,10 +340,48 @@ fn a_virtual_machine_that_is_announced_announces_itself_or_is_known_by_its_addre
     let more = ["-monitor", &words, "-global", "virtio-net-device.guest_announce=off"];
     let mut cache = Guest::start_with(lab, "cache", &[], &more);
     lease(&mut cache);
-    announce(lab, "cache");
+    tell(lab, "cache", "announce_self");
     eventually("the monitor announces it", || {
         let log = std::fs::read_to_string(lab.path("home/state/lichen/datapath.log"));
         log.unwrap_or_default().contains("is announced by its monitor")
     });
     assert!(cache.sh("ping -c 1 -W 2 10.88.0.1").contains("1 packets received"));
+}
+
+fn a_virtual_machine_that_is_migrated_has_every_byte_that_came_meanwhile(lab: &Lab) {
+    lab.web_server("web", &[]);
+    run(&mut lab.lichen(["vm", "add", "db"])).success();
+    let words = monitor(lab, "db");
+    let mut db = Guest::start_with(lab, "db", &[], &["-monitor", &words]);
+    lease(&mut db);
+    // Each takes a connection and reads nothing: what comes stays where the datapath has written it.
+    db.sh("for i in 0 1 2 3; do (nc -l -p 700$i >/tmp/got$i & p=$!; sleep 0.5; kill -STOP $p; echo $p >/tmp/pid$i); done");
+    let sum = db.sh("seq 9000 | md5sum");
+    let file = lab.path("home/migrated");
+    tell(lab, "db", "migrate_set_parameter max-bandwidth 16M");
+    tell(lab, "db", &format!("migrate -d \"exec:cat >{}\"", file.display()));
+    let mut under_way = 0;
+    for listener in 0..4 {
+        let send = format!("seq 9000 | timeout 1 nc -N db 700{listener}; true");
+        lab.in_workload(&send);
+        under_way += u32::from(tell(lab, "db", "info migrate").contains("status: active"));
+    }
+    assert!(under_way > 0, "nothing came while it was migrated");
+    tell(lab, "db", "migrate_set_parameter max-bandwidth 10G");
+    eventually("its memory is there", || {
+        tell(lab, "db", "info migrate").contains("status: completed")
+    });
+    drop(db);
+    eventually("it waits", || state_of(lab, "db").contains("waiting"));
+
+    let mut db = Guest::go_on(lab, "db", &file, &[]);
+    // What is said on its line before it runs is lost.
+    eventually("it goes on", || state_of(lab, "db").contains("running"));
+    db.sh("for i in 0 1 2 3; do kill -CONT $(cat /tmp/pid$i); done; sleep 1");
+    for listener in 0..4 {
+        assert_eq!(db.sh(&format!("md5sum </tmp/got{listener}")), sum, "listener {listener}");
+    }
+    assert_eq!(db.sh("wget -qO- http://web/"), "hello from a workload\n");
+    assert!(state_of(lab, "db").contains("running"), "{}", state_of(lab, "db"));
+    println!("   {under_way} of 4 transfers came while it was migrated");
 }

@@ -88,6 +88,19 @@ impl Guest {
         Self::connect(monitor, &agent)
     }
 
+    /// Starts one that goes on where a guest was that has been migrated to this file.
+    #[track_caller]
+    pub(crate) fn go_on(lab: &Lab, name: &str, migrated: &Path, more: &[&str]) -> Self {
+        let agent = lab.path(&format!("run/{name}.agent"));
+        let words = qemu(lab.guest_image(), &agent);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let incoming = format!("exec:cat {}", migrated.display());
+        let all =
+            [&["vm", "run", name, "--"], &words[..], &["-incoming", &incoming], more].concat();
+        let monitor = Background::start(&mut lab.lichen_with(&all), &lab.path("logs"));
+        Self::on_line(monitor, &agent)
+    }
+
     /// Starts a guest with these words for QEMU on top, without the product's help.
     #[track_caller]
     pub(crate) fn start_by_hand(lab: &Lab, name: &str, words: &[&str]) -> Self {
@@ -99,7 +112,14 @@ impl Guest {
     }
 
     #[track_caller]
-    fn connect(mut monitor: Background, agent: &Path) -> Self {
+    fn connect(monitor: Background, agent: &Path) -> Self {
+        let mut guest = Self::on_line(monitor, agent);
+        guest.wait_until_ready();
+        guest
+    }
+
+    #[track_caller]
+    fn on_line(mut monitor: Background, agent: &Path) -> Self {
         let mut line = None;
         eventually("the guest's serial line", || {
             assert_eq!(monitor.ended(), None, "{}", monitor.printed());
@@ -108,9 +128,7 @@ impl Guest {
         });
         let line = line.expect("it was waited for");
         line.set_read_timeout(Some(PATIENCE)).expect("a time-out above zero");
-        let mut guest = Self { monitor, agent: BufReader::new(line), sent: 0 };
-        guest.wait_until_ready();
-        guest
+        Self { monitor, agent: BufReader::new(line), sent: 0 }
     }
 
     /// Waits for the agent's greeting, as after a reboot.

@@ -6,6 +6,8 @@
 //! frame that changes while it is copied arrives garbled, which is its sender's own affair.
 #![allow(unsafe_code, reason = "the pointers into guest memory")]
 
+mod written;
+
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,6 +17,7 @@ use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
+pub(crate) use self::written::WriteLog;
 use super::layout::Layout;
 
 pub(super) const DESCRIPTOR_LEN: usize = 16;
@@ -36,10 +39,12 @@ pub(super) struct GuestAccess {
     descriptors: *mut u8,
     available: *mut u8,
     used: *mut u8,
-    /// The table that [`GuestAccess::descriptor`] reads: this many entries from here.
-    table: (*mut u8, u32),
+    /// The table that [`GuestAccess::descriptor`] reads: this many entries from there.
+    table: *mut u8,
+    entries: u32,
     parts: Vec<Part>,
     capacity: usize,
+    log: Option<Box<WriteLog>>,
 }
 
 /// A descriptor as it was at the moment of its one read.
@@ -78,9 +83,11 @@ impl GuestAccess {
             descriptors: ptr::null_mut(),
             available: ptr::null_mut(),
             used: ptr::null_mut(),
-            table: (ptr::null_mut(), 0),
+            table: ptr::null_mut(),
+            entries: 0,
             parts: Vec::new(),
             capacity: 0,
+            log: None,
         };
         access.descriptors = access.locate(layout.descriptors.0, DESCRIPTOR_LEN * entries)?;
         access.available = access.locate(layout.available.0, 6 + 2 * entries)?;
@@ -120,15 +127,21 @@ impl GuestAccess {
         self.index(self.used, 1).load(Ordering::Acquire).to_le()
     }
 
-    /// Shows the guest all used heads before `index`.
-    pub(super) fn set_used_index(&self, index: u16) {
+    /// Shows the guest all used heads before `index`, of which it has seen those before `seen`.
+    pub(super) fn set_used_index(&self, seen: u16, index: u16) {
         self.index(self.used, 1).store(index.to_le(), Ordering::Release);
+        if self.log.is_some() {
+            self.log_entries(seen, index);
+        }
     }
 
     /// After which available index we want a kick (EVENT_IDX).
     pub(super) fn set_kick_wish(&self, index: u16) {
         let at = 2 + 4 * usize::from(self.size);
         self.index(self.used, at).store(index.to_le(), Ordering::Release);
+        if self.log.is_some() {
+            self.log_used(2 * at, 2);
+        }
     }
 
     /// Writes the used entry in the slot of `index`.
@@ -144,21 +157,21 @@ impl GuestAccess {
 
     /// Reads from the ring's own descriptors on; answers how many there are.
     pub(super) fn open_ring(&mut self) -> u32 {
-        self.table = (self.descriptors, u32::from(self.size));
-        self.table.1
+        (self.table, self.entries) = (self.descriptors, u32::from(self.size));
+        self.entries
     }
 
     /// Reads from another table on. `None` if it does not lie in one region.
     pub(super) fn open_table(&mut self, address: u64, entries: u32) -> Option<()> {
         let host = self.locate(address, DESCRIPTOR_LEN * entries as usize)?;
-        self.table = (host, entries);
+        (self.table, self.entries) = (host, entries);
         Some(())
     }
 
     /// Reads an entry of the open table, once: what is judged is what is used.
     pub(super) fn descriptor(&self, at: u32) -> Descriptor {
-        let (table, entries) = self.table;
-        assert!(at < entries, "an entry of the open table");
+        let table = self.table;
+        assert!(at < self.entries, "an entry of the open table");
         // SAFETY: the table was located with this many entries; words are read where they are aligned.
         let [address, tail] = unsafe {
             let entry = table.add(DESCRIPTOR_LEN * at as usize);

@@ -7,6 +7,7 @@ use lichen_netstack::port::MAX_FRAME;
 use vm_memory::GuestMemoryMmap;
 
 use super::RingFeatures;
+use super::access::WriteLog;
 use super::chain::{Budget, Direction, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
@@ -25,6 +26,11 @@ impl FromGuest {
         features: RingFeatures,
     ) -> Result<Self, RingError> {
         Ok(Self { ring: Ring::resume(memory, layout, features)? })
+    }
+
+    /// Logs what is written from here on.
+    pub(crate) fn log_to(&mut self, log: Option<WriteLog>) {
+        self.ring.memory.log_to(log);
     }
 
     /// Copies the next frame out, behind a header of twelve bytes whose `num_buffers` is zero. `buffer`

@@ -63,6 +63,13 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Bytes of the used ring.
+    pub(crate) fn used_len(&self) -> u64 {
+        6 + 8 * u64::from(self.size)
+    }
+}
+
 /// Whether all `len` bytes from `address` are guest memory of one region, so that one pointer reaches them.
 fn lies_in_a_region(memory: &GuestMemoryMmap, address: u64, len: usize) -> bool {
     memory.find_region(GuestAddress(address)).is_some_and(|region| {

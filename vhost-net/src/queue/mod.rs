@@ -1,6 +1,6 @@
 //! Split rings: what is common to both directions.
 
-mod access;
+pub(crate) mod access;
 mod chain;
 pub mod error;
 pub mod from_guest;

@@ -84,7 +84,7 @@ impl Ring {
             return false;
         }
         let before = self.published;
-        self.memory.set_used_index(self.used);
+        self.memory.set_used_index(before, self.used);
         self.published = self.used;
         // The index must be out before the guest's wish is read (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);

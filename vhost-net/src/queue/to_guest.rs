@@ -6,6 +6,7 @@ use lichen_netstack::frame::vnet_header::VNET_LEN;
 use lichen_netstack::port::MAX_FRAME;
 use vm_memory::GuestMemoryMmap;
 
+use super::access::WriteLog;
 use super::chain::{Budget, Direction, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
@@ -42,6 +43,11 @@ impl ToGuest {
         Ok(Self { ring, heads: Vec::new() })
     }
 
+    /// Logs what is written from here on.
+    pub(crate) fn log_to(&mut self, log: Option<WriteLog>) {
+        self.ring.memory.log_to(log);
+    }
+
     /// Copies in a frame that starts with a header of twelve bytes.
     ///
     /// After an error that does not stop the queue, the frame is lost and its buffers went back unused.
@@ -62,6 +68,7 @@ impl ToGuest {
         }
         let count = u16::try_from(self.heads.len()).expect("no more heads than the ring's size");
         self.ring.memory.copy_in(frame, layout.len(), count);
+        self.ring.memory.log_buffers(needed);
         let mut left = needed;
         for (head, capacity) in self.heads.drain(..) {
             let len = left.min(capacity);

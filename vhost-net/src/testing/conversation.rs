@@ -17,7 +17,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::front_end::{MEMORY, USER, message, pair, region, ring_address};
+use super::front_end::{
+    FEATURES, LOG_ALL, MEMORY, USER, log, logged_ring_address, message, pair, region, ring_address,
+};
 use crate::port::VhostPort;
 use crate::service::Datapath;
 use crate::session::Session;
@@ -127,10 +129,15 @@ fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedF
     // Requests by number; the last few are none.
     let request = u32::from(kind % 48);
     let mut body = match request {
-        2 => (super::front_end::FEATURES ^ u64::from(small >> 6)).to_ne_bytes().to_vec(),
-        16 => u64::from(small & 13).to_ne_bytes().to_vec(),
+        2 => {
+            let logged = if small & 0x20 == 0 { 0 } else { LOG_ALL };
+            (FEATURES ^ u64::from(small >> 6) ^ logged).to_ne_bytes().to_vec()
+        }
+        6 => log(u64::from(small), u64::from(flags & 3) * 4096),
+        16 => u64::from(small & 15).to_ne_bytes().to_vec(),
         5 => table([1, 1, 1, small][usize::from(flags & 3)]),
-        9 => ring_address(index & 7),
+        9 if flags & 4 == 0 => ring_address(index & 7),
+        9 => logged_ring_address(index & 7, u64::from(small) << (flags & 0x30)),
         8 | 10 | 11 | 18 => pair(index, number),
         12..=14 => u64::from(index).to_ne_bytes().to_vec(),
         19 => [[2; 6], [small; 6]][usize::from(flags & 1)].into_iter().chain([0; 2]).collect(),
@@ -156,12 +163,12 @@ fn compose<'a>(words: &[u8], given: &'a [OwnedFd; 4]) -> (Vec<u8>, Vec<BorrowedF
     }
     let needed = match request {
         5 => usize::from([1, 1, 1, small.min(40)][usize::from(flags & 3)]),
-        12..=14 | 37 => 1,
+        6 | 7 | 12..=14 | 37 => 1,
         _ => 0,
     };
     let count = if count > 240 { usize::from(count - 240) * 16 } else { needed };
     let kind = match request {
-        12..=14 => 1 + usize::from(which & 1),
+        7 | 12..=14 => 1 + usize::from(which & 1),
         _ => 0,
     };
     let kind = if which > 240 { usize::from(which) % 4 } else { kind };

@@ -38,8 +38,11 @@ pub const WITH_TSO: u64 = FEATURES | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
 /// The same and that of UDP: GUEST_USO4, GUEST_USO6, HOST_USO.
 pub const WITH_USO: u64 = WITH_TSO | 1 << 54 | 1 << 55 | 1 << 56;
 
-/// What QEMU agrees to of the protocol: MQ, RARP, REPLY_ACK.
-const QEMUS_PROTOCOL: u64 = 1 | 1 << 2 | 1 << 3;
+/// What a monitor agrees to on top while it migrates its guest: LOG_ALL.
+pub const LOG_ALL: u64 = 1 << 26;
+
+/// What QEMU agrees to of the protocol: MQ, LOG_SHMFD, RARP, REPLY_ACK.
+const QEMUS_PROTOCOL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 3;
 
 /// The first ring to the guest, and the first from it; those of the next pair are two further.
 pub const TO_GUEST: usize = 0;
@@ -62,7 +65,11 @@ pub struct FrontEnd {
 impl FrontEnd {
     /// Connects, and says nothing yet.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+        Self::over(UnixStream::connect(socket)?)
+    }
+
+    /// The same over a connection that is there.
+    pub fn over(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC)?);
         ftruncate(&file, MEMORY)?;
@@ -127,7 +134,17 @@ impl FrontEnd {
 
     /// Sends a message and waits for the answer's body.
     pub fn ask(&mut self, request: u32, body: &[u8]) -> io::Result<Vec<u8>> {
-        self.send(request, body, &[])?;
+        self.ask_with(request, body, &[])
+    }
+
+    /// The same with descriptors.
+    pub fn ask_with(
+        &mut self,
+        request: u32,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<Vec<u8>> {
+        self.send(request, body, fds)?;
         let mut header = [0; 12];
         self.stream.read_exact(&mut header)?;
         let len = u32::from_ne_bytes(header[8..].try_into().expect("four bytes"));
@@ -218,6 +235,27 @@ impl FrontEnd {
         self.send(SET_VRING_CALL, &number, &[self.calls[ring].as_fd()])
     }
 
+    /// Gives a log of written pages: `len` bytes from `offset` on. Nothing is logged before [`FrontEnd::log_writes`].
+    pub fn give_log(&mut self, file: &File, len: u64, offset: u64) -> io::Result<()> {
+        let answer = self.ask_with(SET_LOG_BASE, &log(len, offset), &[file.as_fd()])?;
+        if answer == log(len, offset) { Ok(()) } else { Err(io::Error::other("another answer")) }
+    }
+
+    /// Has what is written to the buffers logged, and to the used rings that have somewhere for it.
+    pub fn log_writes(&mut self, used: &[(usize, u64)]) -> io::Result<()> {
+        self.send(SET_FEATURES, &(self.features | LOG_ALL).to_ne_bytes(), &[])?;
+        for (ring, at) in used {
+            self.send(SET_VRING_ADDR, &logged_ring_address(number_of(*ring), *at), &[])?;
+        }
+        self.barrier()
+    }
+
+    /// Takes that back.
+    pub fn end_log(&mut self) -> io::Result<()> {
+        self.send(SET_FEATURES, &self.features.to_ne_bytes(), &[])?;
+        self.barrier()
+    }
+
     /// Returns when everything that was sent has been handled.
     pub fn barrier(&mut self) -> io::Result<()> {
         self.ask(GET_FEATURES, &[]).map(|_| ())
@@ -238,7 +276,7 @@ impl FrontEnd {
     /// The same on any ring.
     pub fn transmit_on(&mut self, ring: usize, frame: &[u8]) {
         let slot = self.available[ring] & (SIZE - 1);
-        let buffer = buffers(ring) + u64::from(slot) * BUFFER;
+        let buffer = buffer_address(ring, slot);
         self.write(buffer, frame);
         self.offer(ring, slot, buffer, u32::try_from(frame.len()).expect("a frame"), 0);
     }
@@ -252,7 +290,7 @@ impl FrontEnd {
     pub fn post_on(&mut self, ring: usize, count: u16) {
         for _ in 0..count {
             let slot = self.available[ring] & (SIZE - 1);
-            let buffer = buffers(ring) + u64::from(slot) * BUFFER;
+            let buffer = buffer_address(ring, slot);
             let len = u32::try_from(BUFFER).expect("2048");
             self.offer(ring, slot, buffer, len, 2);
         }
@@ -295,7 +333,7 @@ impl FrontEnd {
     /// The same on any ring.
     pub fn received_on(&self, ring: usize, number: u16, len: usize) -> Vec<u8> {
         let mut frame = vec![0; len];
-        let at = buffers(ring) + u64::from(number & (SIZE - 1)) * BUFFER;
+        let at = buffer_address(ring, number);
         self.memory.read_slice(&mut frame, GuestAddress(at)).expect("inside");
         frame
     }
@@ -327,6 +365,16 @@ impl FrontEnd {
     fn write(&self, at: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(at)).expect("inside");
     }
+}
+
+/// Where the buffer lies that is posted `number`th on a ring.
+pub fn buffer_address(ring: usize, number: u16) -> u64 {
+    buffers(ring) + u64::from(number & (SIZE - 1)) * BUFFER
+}
+
+/// Where a ring's used ring lies.
+pub fn used_address(ring: usize) -> u64 {
+    start(ring) + USED
 }
 
 /// Where a ring's descriptors lie.
@@ -372,6 +420,19 @@ pub fn ring_address(ring: u32) -> Vec<u8> {
     body
 }
 
+/// The same for a ring whose used ring is to be logged as if it lay at `log`.
+pub fn logged_ring_address(ring: u32, log: u64) -> Vec<u8> {
+    let mut body = ring_address(ring);
+    body[4] = 1;
+    body[32..].copy_from_slice(&log.to_ne_bytes());
+    body
+}
+
+/// The body of `SET_LOG_BASE`.
+pub fn log(len: u64, offset: u64) -> Vec<u8> {
+    [len, offset].into_iter().flat_map(u64::to_ne_bytes).collect()
+}
+
 // Messages by their number in the vhost-user specification.
 /// `GET_FEATURES`.
 pub const GET_FEATURES: u32 = 1;
@@ -381,6 +442,10 @@ pub const SET_FEATURES: u32 = 2;
 pub const SET_OWNER: u32 = 3;
 /// `SET_MEM_TABLE`.
 pub const SET_MEM_TABLE: u32 = 5;
+/// `SET_LOG_BASE`.
+pub const SET_LOG_BASE: u32 = 6;
+/// `SET_LOG_FD`.
+pub const SET_LOG_FD: u32 = 7;
 /// `SET_VRING_NUM`.
 pub const SET_VRING_NUM: u32 = 8;
 /// `SET_VRING_ADDR`.

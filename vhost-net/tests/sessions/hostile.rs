@@ -136,11 +136,9 @@ fn memory_that_cannot_be_is_refused() {
 fn a_ring_that_runs_cannot_be_moved() {
     let bed = Bed::new();
     let mut neighbour = bed.guest(B);
-    let moves = [
-        (SET_VRING_NUM, pair(0, 128)),
-        (SET_VRING_BASE, pair(1, 7)),
-        (SET_VRING_ADDR, ring_address(1)),
-    ];
+    let elsewhere = [pair(1, 0), ring_address(3)[8..].to_vec()].concat();
+    let moves =
+        [(SET_VRING_NUM, pair(0, 128)), (SET_VRING_BASE, pair(1, 7)), (SET_VRING_ADDR, elsewhere)];
     for (round, (request, body)) in (0..).zip(moves) {
         let mut attacker = bed.guest(A);
         attacker.send(request, &body, &[]).unwrap();

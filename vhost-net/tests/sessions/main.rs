@@ -4,5 +4,6 @@
 mod bed;
 mod conversations;
 mod hostile;
+mod log;
 mod pairs;
 mod through_a_worker;

@@ -30,7 +30,7 @@ fn guest(bed: &Bed, port: PortId, pairs: usize) -> FrontEnd {
 }
 
 /// The same, and it uses all.
-fn guest_that_uses_all(bed: &Bed, port: PortId, pairs: usize) -> FrontEnd {
+pub(crate) fn guest_that_uses_all(bed: &Bed, port: PortId, pairs: usize) -> FrontEnd {
     let mut guest = guest(bed, port, pairs);
     for ring in 2..2 * pairs {
         guest.enable(ring, 1).unwrap();
@@ -39,7 +39,7 @@ fn guest_that_uses_all(bed: &Bed, port: PortId, pairs: usize) -> FrontEnd {
 }
 
 /// The `number`th frame of a flow.
-fn of_flow(flow: u16, number: u8) -> Vec<u8> {
+pub(crate) fn of_flow(flow: u16, number: u8) -> Vec<u8> {
     let from = SocketAddr::from(([10, 88, 0, 3], 1000 + flow));
     let to = SocketAddr::from(([10, 88, 0, 2], 9));
     ethernet(MAC, MAC, 0x0800, &udp(from, to, &[number]))

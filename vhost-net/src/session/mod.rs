@@ -1,11 +1,13 @@
 //! One monitor's connection: messages in, rings in and out of use.
 //!
 //! The protocol itself is the crate `vhost`'s, behind a socket pair: it waits for bytes that are missing, and
-//! descriptors where none belong make it wait for ever. So a message is only read here, when it is there as
-//! a whole, and handed on as one piece. Three messages are taken here that the crate refuses and QEMU
-//! sends; and one that changes anything is handled while no ring is in use.
+//! descriptors where none belong make it wait for ever. So a message is handed on as one piece, once
+//! [`channel`] has it as a whole. Four messages are taken here that the crate refuses and monitors
+//! send; and one that changes anything is handled while no ring is in use.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _};
+mod channel;
+
+use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,35 +17,26 @@ use std::time::{Duration, Instant};
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::alarm::Alarm;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut as _};
 
+use self::channel::{Channel, HEADER_LEN, Header, MAX_BODY, MAX_DESCRIPTORS, Verdict};
 use crate::device::{Device, NotRunning};
 use crate::port::{Failure, VhostPort};
 use crate::service::Datapath;
 
-/// How long a connection may stay without its first message, or a message without its end.
+/// How long a connection may stay without its first message, a message without its end, or rings without what they
+/// need.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages handled in one turn.
 const MAX_BATCH: usize = 64;
-
-const HEADER_LEN: usize = 12;
-/// Descriptors with one message: one for each region of memory.
-const MAX_DESCRIPTORS: usize = 32;
-/// The longest message of the protocol.
-const MAX_BODY: usize = 4096;
-const NEED_REPLY: u32 = 1 << 3;
-/// Version 1, and a reply.
-const REPLY: u32 = 1 | 1 << 2;
 
 // Messages by their number in the vhost-user specification.
 const SET_FEATURES: u32 = 2;
 const RESET_OWNER: u32 = 4;
 const SET_MEM_TABLE: u32 = 5;
-const SET_VRING_NUM: u32 = 8;
+const SET_LOG_BASE: u32 = 6;
+const SET_LOG_FD: u32 = 7;
 const SET_VRING_CALL: u32 = 13;
 const SET_VRING_ENABLE: u32 = 18;
 const SEND_RARP: u32 = 19;
@@ -80,21 +73,6 @@ impl From<Error> for Ended {
     }
 }
 
-/// The header of a message.
-#[derive(Clone, Copy)]
-struct Header {
-    request: u32,
-    flags: u32,
-    len: usize,
-}
-
-/// What a monitor is answered that asks for a word about its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Done,
-    Refused,
-}
-
 /// A connection from its first byte to its last.
 pub(crate) struct Session {
     port: PortId,
@@ -103,7 +81,7 @@ pub(crate) struct Session {
     /// How often the monitor has announced the guest.
     announcements: u64,
     /// To the monitor.
-    stream: UnixStream,
+    channel: Channel,
     /// To the handler, which has the other end.
     inner: UnixStream,
     handler: BackendReqHandler<Mutex<Device>>,
@@ -113,6 +91,8 @@ pub(crate) struct Session {
     plugged: Option<Vec<Arc<OwnedFd>>>,
     /// Since when something is waited for that must come soon.
     waiting_since: Option<Instant>,
+    /// Since when rings are there, and something else that they need is not.
+    missing_since: Option<Instant>,
 }
 
 impl Session {
@@ -123,7 +103,7 @@ impl Session {
         wake: Arc<OwnedFd>,
         now: Instant,
     ) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
+        let channel = Channel::new(stream)?;
         let (inner, handlers) = UnixStream::pair()?;
         inner.set_nonblocking(true)?;
         let device = Arc::new(Mutex::new(Device::new()));
@@ -134,19 +114,31 @@ impl Session {
             port,
             mac,
             announcements: 0,
-            stream,
+            channel,
             inner,
             handler,
             device,
             alarm,
             plugged: None,
             waiting_since,
+            missing_since: None,
         })
     }
 
-    /// When it is over unless something comes before.
+    /// When time runs out unless something comes before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + PATIENCE)
+        [self.waiting_since, self.missing_since].into_iter().flatten().min().map(|it| it + PATIENCE)
+    }
+
+    /// Judges what has not come by its deadline. Answers the state of the link, where it has changed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<Option<LinkState>, Ended> {
+        let is_over = |since: &mut Instant| *since + PATIENCE <= now;
+        if self.waiting_since.take_if(is_over).is_some() {
+            let why = "whoever connected did not speak vhost-user within five seconds";
+            return Err(Ended::Trouble(why.to_owned()));
+        }
+        let missing = self.missing_since.take_if(is_over).and_then(|_| self.device().missing());
+        Ok(missing.map(|why| LinkState::Trouble { reason: why.to_string() }))
     }
 
     /// What its rings have raised while they ran.
@@ -155,6 +147,9 @@ impl Session {
             Failure::Ring => "the guest has broken a ring; restart the guest",
             Failure::Memory => {
                 "the guest's memory was cut short by its monitor; restart the monitor"
+            }
+            Failure::Log => {
+                "the log of written pages was cut short by the monitor; restart the monitor"
             }
         };
         Some(Ended::Trouble(why.to_owned()))
@@ -168,7 +163,7 @@ impl Session {
     ) -> Result<Option<LinkState>, Ended> {
         let mut stopped = false;
         for _ in 0..MAX_BATCH {
-            let Some(header) = self.next_header()? else {
+            let Some(header) = self.channel.next_header()? else {
                 self.note_partial(now)?;
                 break;
             };
@@ -178,6 +173,7 @@ impl Session {
             self.handle_message(header)?;
             self.waiting_since = None;
         }
+        self.note_missing(now);
         match self.plug(datapath) {
             Ok(true) => Ok(Some(LinkState::Connected)),
             Ok(false) if stopped && self.plugged.is_none() => Ok(Some(LinkState::Waiting)),
@@ -217,54 +213,22 @@ impl Session {
         self.device.lock().expect("one thread uses it, and ends with a panic")
     }
 
-    /// Bytes that have come.
-    fn waiting(&self) -> io::Result<usize> {
-        let waiting = rustix::io::ioctl_fionread(&self.stream)?;
-        Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
-    }
-
-    fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        Ok(rustix::net::recv(&self.stream, buffer, flags)?.0)
-    }
-
-    /// The next message's header, once the message is there as a whole.
-    fn next_header(&self) -> Result<Option<Header>, Ended> {
-        let waiting = self.waiting()?;
-        if waiting == 0 {
-            return match self.peek(&mut [0]) {
-                Ok(0) => Err(Ended::Gone),
-                Ok(_) => Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) => Err(error.into()),
-            };
-        }
-        if waiting < HEADER_LEN {
-            return Ok(None);
-        }
-        let mut bytes = [0; HEADER_LEN];
-        if self.peek(&mut bytes)? < HEADER_LEN {
-            return Ok(None);
-        }
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four"));
-        let len = usize::try_from(word(8)).expect("a u32 fits");
-        if len > MAX_BODY {
-            return Err(Ended::Trouble(format!("the monitor sent a message of {len} bytes")));
-        }
-        let header = Header { request: word(0), flags: word(4), len };
-        Ok((waiting >= HEADER_LEN + len).then_some(header))
-    }
-
     /// A message that has begun must end soon.
     fn note_partial(&mut self, now: Instant) -> Result<(), Ended> {
-        if self.waiting()? > 0 && self.waiting_since.is_none() {
+        if self.channel.waiting()? > 0 && self.waiting_since.is_none() {
             self.waiting_since = Some(now);
         }
         Ok(())
     }
 
+    /// QEMU whose memory cannot be shared goes on without a word, and stays connected.
+    fn note_missing(&mut self, now: Instant) {
+        let is_missing = self.device().missing().is_some();
+        self.missing_since = is_missing.then(|| self.missing_since.unwrap_or(now));
+    }
+
     fn handle_message(&mut self, header: Header) -> Result<(), Ended> {
-        let (message, descriptors) = self.read_message(header)?;
+        let (message, descriptors) = self.channel.read_message(header)?;
         let number = |at: usize| {
             let bytes = message.get(HEADER_LEN + at..HEADER_LEN + at + 4);
             bytes.map(|bytes| u32::from_ne_bytes(bytes.try_into().expect("four")))
@@ -293,6 +257,16 @@ impl Session {
                 let mac = message[HEADER_LEN..HEADER_LEN + 6].try_into().expect("six bytes");
                 self.handle_announcement(header, MacAddr(mac))
             }
+            (SET_LOG_BASE, ..) if descriptors.len() != 1 => Err(Ended::Trouble(
+                "the monitor gives a log of written pages without its file".into(),
+            )),
+            (SET_LOG_FD, ..) => {
+                let why = "the monitor gives no descriptor to be told by of its log, or several";
+                let [call] = <[OwnedFd; 1]>::try_from(descriptors)
+                    .map_err(|_| Ended::Trouble(why.to_owned()))?;
+                self.device().set_log_fd(call.into())?;
+                self.acknowledge(header, Verdict::Done)
+            }
             _ => self.hand_on(&message, &descriptors),
         }
     }
@@ -317,37 +291,6 @@ impl Session {
         self.acknowledge(header, Verdict::Refused)
     }
 
-    /// Reads a message that is there as a whole, with the descriptors that came with its header.
-    fn read_message(&self, header: Header) -> Result<(Vec<u8>, Vec<OwnedFd>), Ended> {
-        let mut message = vec![0; HEADER_LEN + header.len];
-        let mut descriptors = Vec::new();
-        let mut at = 0;
-        while at < message.len() {
-            let mut space =
-                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-            let slices = &mut [IoSliceMut::new(&mut message[at..])];
-            let received =
-                recvmsg(&self.stream, slices, &mut ancillary, flags).map_err(io::Error::from)?;
-            let came = ancillary.drain().filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-                _ => None,
-            });
-            let came: Vec<OwnedFd> = came.flatten().collect();
-            if received.flags.contains(ReturnFlags::CTRUNC) || (at > 0 && !came.is_empty()) {
-                let why = "the monitor sent more descriptors than belong to a message";
-                return Err(Ended::Trouble(why.to_owned()));
-            }
-            if received.bytes == 0 {
-                return Err(Ended::Gone);
-            }
-            descriptors.extend(came);
-            at += received.bytes;
-        }
-        Ok((message, descriptors))
-    }
-
     /// Lets the handler answer a message, and passes its answer on.
     fn hand_on(&mut self, message: &[u8], descriptors: &[OwnedFd]) -> Result<(), Ended> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -366,30 +309,16 @@ impl Session {
         let handled = self.handler.handle_request();
         let mut answer = [0; HEADER_LEN + MAX_BODY];
         match self.inner.read(&mut answer) {
-            Ok(len) => self.answer(&answer[..len])?,
+            Ok(len) => self.channel.answer(&answer[..len])?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
         Ok(handled?)
     }
 
+    /// Answers a monitor that wants a word about its message, if it may.
     fn acknowledge(&self, header: Header, verdict: Verdict) -> Result<(), Ended> {
-        if header.flags & NEED_REPLY == 0 || !self.device().replies() {
-            return Ok(());
-        }
-        let mut answer: Vec<u8> =
-            [header.request, REPLY, 8].into_iter().flat_map(u32::to_ne_bytes).collect();
-        answer.extend(u64::from(verdict == Verdict::Refused).to_ne_bytes());
-        self.answer(&answer)
-    }
-
-    /// A monitor that does not read its answers is given up.
-    fn answer(&self, bytes: &[u8]) -> Result<(), Ended> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match send(&self.stream, bytes, flags).map_err(io::Error::from)? {
-            sent if sent == bytes.len() => Ok(()),
-            _ => Err(Error::PartialMessage.into()),
-        }
+        if self.device().replies() { self.channel.acknowledge(header, verdict) } else { Ok(()) }
     }
 }
 
@@ -398,7 +327,7 @@ impl Header {
     fn changes_something(self) -> bool {
         matches!(
             self.request,
-            SET_FEATURES | RESET_OWNER | SET_MEM_TABLE | SET_VRING_NUM
+            SET_FEATURES | RESET_OWNER | SET_MEM_TABLE
                 ..=SET_VRING_CALL | SET_VRING_ENABLE | RESET_DEVICE | ADD_MEM_REG | REM_MEM_REG
         )
     }
@@ -406,6 +335,9 @@ impl Header {
 
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.channel.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,10 @@
-//! One virtual machine's network device as its monitor sets it up: state and checks, without I/O.
-//!
-//! Whoever serves the connection takes the rings out of use before a message that changes anything, and
-//! asks for them again after it; so nothing here has to care for rings that run.
+//! What the messages of a monitor do to its device. Those that were not offered are refused.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use lichen_netstack::port::alarm::Alarm;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -17,157 +13,17 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use super::{Device, MAX_PAIRS, RINGS, Ring};
 use crate::bell;
-use crate::features::{self, OFFERED, PROTOCOL_FEATURES};
-use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError, Shared};
-use crate::port::{Failure, VhostPort};
-use crate::queue::error::RingError;
-use crate::queue::from_guest::FromGuest;
-use crate::queue::layout::Layout;
-use crate::queue::to_guest::ToGuest;
-use crate::rings::{Notifiers, Receiving, Sending, Served};
-
-/// Most pairs of rings: one worker serves all of a guest's, so that what more of them would win is processors of the
-/// guest that need not wait for each other.
-const MAX_PAIRS: usize = 4;
-/// Rings of a device: of each pair the one to the guest and the one from it.
-const RINGS: usize = 2 * MAX_PAIRS;
-
-/// One ring as far as it was set up.
-#[derive(Debug, Default)]
-struct Ring {
-    size: u16,
-    /// Descriptors, available, used; in the monitor's terms.
-    addresses: Option<[u64; 3]>,
-    base: u16,
-    kick: Option<Arc<OwnedFd>>,
-    call: Option<Arc<OwnedFd>>,
-    is_enabled: bool,
-}
-
-/// Why rings that were set up cannot run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotRunning {
-    #[error(
-        "the guest's memory is not shared with Lichen; start the monitor with share=on \
-         (cloud-hypervisor: shared=on)"
-    )]
-    NotShared,
-    #[error("a ring lies where the guest has no memory")]
-    Address,
-    #[error(transparent)]
-    Layout(#[from] crate::queue::layout::LayoutError),
-    #[error("a ring cannot be read: {0}")]
-    Ring(#[from] RingError),
-}
-
-/// The device's whole state.
-pub(crate) struct Device {
-    memory: Memory,
-    features: u64,
-    protocol: u64,
-    rings: [Ring; RINGS],
-}
-
-impl Ring {
-    /// Where it lies, and its kick, once the monitor has started it.
-    fn started(&self) -> Option<([u64; 3], &Arc<OwnedFd>)> {
-        Some((self.addresses?, self.kick.as_ref()?))
-    }
-}
+use crate::features::{self, OFFERED};
+use crate::log::DirtyLog;
+use crate::memory::{Described, MAX_REGIONS, Memory, MemoryError};
 
 impl Device {
-    /// A device that nobody has set up.
-    pub(crate) fn new() -> Self {
-        Self { memory: Memory::default(), features: 0, protocol: 0, rings: Default::default() }
-    }
-
-    /// Whether the guest's driver has agreed on its features.
-    pub(crate) fn has_features(&self) -> bool {
-        self.features != 0
-    }
-
-    /// Whether the monitor may ask for a reply to each message.
-    pub(crate) fn replies(&self) -> bool {
-        self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
-    }
-
-    /// Whether the monitor may announce its guest.
-    pub(crate) fn is_told_of_guests(&self) -> bool {
-        self.protocol & VhostUserProtocolFeatures::RARP.bits() != 0
-    }
-
-    /// The rings, when at least one in each direction may run.
-    pub(crate) fn port(
-        &self,
-        alarm: &Arc<Alarm<Failure>>,
-    ) -> std::result::Result<Option<VhostPort>, NotRunning> {
-        let Some(memory) = self.memory.shared() else { return Ok(None) };
-        // To the guest, from the guest.
-        let runs = |first: usize| {
-            let mut rings = self.rings.iter().skip(first).step_by(2);
-            rings.any(|ring| ring.started().is_some() && self.served(ring) == Served::Enabled)
-        };
-        if !runs(0) || !runs(1) {
-            return Ok(None);
-        }
-        let (mut from_guest, mut to_guest) = (Vec::new(), Vec::new());
-        for (at, ring) in self.rings.iter().enumerate() {
-            let Some((addresses, kick)) = ring.started() else { continue };
-            let layout = self.layout(memory, ring.size, addresses)?;
-            let notifiers = Notifiers { kick: Arc::clone(kick), call: ring.call.clone() };
-            let (map, agreed) = (Arc::clone(&memory.map), features::ring_features(self.features));
-            match (at % 2, self.served(ring)) {
-                (0, Served::Enabled) => {
-                    to_guest.push(Receiving::new(ToGuest::resume(map, layout, agreed)?, notifiers));
-                }
-                // A guest is given nothing on a ring that it has switched off.
-                (0, Served::Disabled) => {}
-                (_, served) => {
-                    let ring = FromGuest::resume(map, layout, agreed)?;
-                    from_guest.push(Sending { ring, notifiers, served });
-                }
-            }
-        }
-        let offloads = features::offloads(self.features);
-        let rings = (from_guest, to_guest);
-        Ok(Some(VhostPort::new(rings, offloads, memory.clone(), Arc::clone(alarm))))
-    }
-
-    /// Whether frames of a ring that has been started are carried. Without PROTOCOL_FEATURES there is no message that
-    /// says so, and all are.
-    fn served(&self, ring: &Ring) -> Served {
-        let is_said = self.features & PROTOCOL_FEATURES != 0 || self.features == 0;
-        if is_said && !ring.is_enabled { Served::Disabled } else { Served::Enabled }
-    }
-
-    fn layout(
-        &self,
-        memory: &Shared,
-        size: u16,
-        addresses: [u64; 3],
-    ) -> std::result::Result<Layout, NotRunning> {
-        let mut guest = [0; 3];
-        for (guest, user) in guest.iter_mut().zip(addresses) {
-            *guest = self.memory.translate(user).ok_or(NotRunning::Address)?;
-        }
-        if self.memory.is_blank(guest[0]) {
-            return Err(NotRunning::NotShared);
-        }
-        Ok(Layout::new(&memory.map, size, guest[0], guest[1], guest[2])?)
-    }
-
-    /// How far each ring has come, as the used ring in its memory says.
-    fn progress(&self, index: usize) -> u16 {
-        use std::sync::atomic::Ordering;
-        use vm_memory::{Bytes as _, GuestAddress};
-        let ring = &self.rings[index];
-        let used = ring.addresses.and_then(|addresses| self.memory.translate(addresses[2]));
-        let (Some(used), Some(memory)) = (used, self.memory.shared()) else { return ring.base };
-        let Some(at) = used.checked_add(2) else { return ring.base };
-        let index: std::result::Result<u16, _> =
-            memory.map.load(GuestAddress(at), Ordering::Acquire);
-        index.map_or(ring.base, u16::from_le)
+    /// Whom to signal when a page was logged (`SET_LOG_FD`), which the crate `vhost` has no word for.
+    pub(crate) fn set_log_fd(&mut self, file: File) -> Result<()> {
+        self.log_call = Some(eventfd(file)?);
+        Ok(())
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring> {
@@ -190,11 +46,6 @@ impl Device {
             return Err(refused("the monitor moves a ring that runs"));
         }
         Ok(ring)
-    }
-
-    fn reset(&mut self) {
-        self.rings = Default::default();
-        self.features = 0;
     }
 }
 
@@ -278,13 +129,18 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _: u64,
+        log: u64,
     ) -> Result<()> {
-        self.resting(index)?.addresses = Some([descriptor, available, used]);
+        let addresses = Some([descriptor, available, used]);
+        let known = self.ring(index)?;
+        // A ring that stays where it is may be logged from now on, or no longer.
+        let ring = if known.addresses == addresses { known } else { self.resting(index)? };
+        ring.addresses = addresses;
+        ring.log = flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG).then_some(log);
         Ok(())
     }
 
@@ -405,8 +261,10 @@ impl VhostUserBackendReqHandlerMut for Device {
         Err(not_offered())
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        Err(not_offered())
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let mapped = DirtyLog::map(file, log.mmap_offset, log.mmap_size);
+        self.log = Some(Arc::new(mapped.map_err(|why| refused(&why.to_string()))?));
+        Ok(())
     }
 }
 
