@@ -52,6 +52,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         channel,
         warnings,
         detached: spec.log.is_some(),
+        signals: None,
         stage: Stage::AtTheGate,
     })
 }
@@ -91,6 +92,8 @@ pub struct Launched {
     channel: Channel,
     warnings: Vec<String>,
     detached: bool,
+    /// Of an attached workload, from before COMMAND runs.
+    signals: Option<Signals>,
     stage: Stage,
 }
 
@@ -119,7 +122,13 @@ impl Launched {
     /// Lets COMMAND start. A detached command that cannot be executed is an error here, since nobody
     /// waits for it; of any other the exit code of [`wait`](Launched::wait) tells, and the supervisor
     /// has said why on standard error.
+    ///
+    /// Unless it is detached, catches the signals that [`wait`](Launched::wait) hands on, for the rest of the
+    /// program's life: whoever has seen COMMAND run may send one.
     pub fn release(&mut self) -> Result<(), LaunchError> {
+        if !self.detached {
+            self.signals = Some(Signals::catch(&FORWARDED)?);
+        }
         let terminal = if self.detached { TerminalUse::Shared } else { TerminalUse::of_caller() };
         self.channel
             .send(&ToSupervisor::Release { terminal }, &[])
@@ -137,11 +146,12 @@ impl Launched {
 
     /// Waits for COMMAND's end and answers its exit code, 128 + n after signal n. Meanwhile hands TERM,
     /// HUP, INT, QUIT, USR1 and USR2 on to it, but not an INT or QUIT of the terminal, which gives it to
-    /// COMMAND itself.
-    ///
-    /// Catches those signals for the rest of the program's life; to be called once in it.
-    pub fn wait(self) -> Result<u8, LaunchError> {
-        let signals = Signals::catch(&FORWARDED)?;
+    /// COMMAND itself. To be called once, after [`release`](Launched::release).
+    pub fn wait(mut self) -> Result<u8, LaunchError> {
+        let signals = match self.signals.take() {
+            Some(signals) => signals,
+            None => Signals::catch(&FORWARDED)?,
+        };
         let own_job = matches!(self.stage, Stage::Released(terminal) if terminal.is_own_job());
         if own_job {
             ignore_ttou();

@@ -42,7 +42,7 @@ impl FromGuest {
         {
             return Ok(None);
         }
-        self.ring.fetch_ahead();
+        self.ring.fetch_ahead(Direction::FromGuest);
         let head = self.ring.head(0)?;
         let frame = self.copy_out(head, buffer);
         self.ring.give_back(head, 0);

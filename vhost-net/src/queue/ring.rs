@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestMemoryMmap;
 
 use super::access::GuestAccess;
+use super::chain::Direction;
 use super::error::RingError;
 use super::layout::Layout;
 use super::{Notices, RingFeatures};
@@ -63,11 +64,11 @@ impl Ring {
         if head < self.memory.size() { Ok(head) } else { Err(RingError::Head) }
     }
 
-    /// Has the buffer fetched that is used a few frames from now, if it is known to wait.
-    pub(super) fn fetch_ahead(&self) {
+    /// Has the buffer fetched that is `used` a few frames from now, if it is known to wait.
+    pub(super) fn fetch_ahead(&self, used: Direction) {
         if self.known() > AHEAD {
             let head = self.memory.available_head(self.next_available.wrapping_add(AHEAD));
-            self.memory.fetch_ahead(head);
+            self.memory.fetch_ahead(head, used);
         }
     }
 

@@ -54,7 +54,7 @@ impl ToGuest {
     pub fn transmit(&mut self, frame: &[u8]) -> Result<Delivered, RingError> {
         let layout = self.ring.features.header;
         let needed = frame.len() - VNET_LEN + layout.len();
-        self.ring.fetch_ahead();
+        self.ring.fetch_ahead(Direction::ToGuest);
         match self.gather(needed) {
             Ok(Delivered::Full) => return Ok(Delivered::Full),
             Ok(Delivered::Sent) => {}
