@@ -41,7 +41,8 @@ fn no_process_holds_a_file_of_the_caller_or_of_another_role(lab: &Lab) {
 
     let own = ["/dev/null", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "socket:*"];
     let datapath = lab.process(Role::Datapath).expect("it runs");
-    holds_only(lab, datapath, &[&own[..], &["STATE/datapath.log", "/dev/net/tun"]].concat());
+    let of_datapath = ["STATE/datapath.log", "/dev/net/tun", "anon_inode:[timerfd]"];
+    holds_only(lab, datapath, &[&own[..], &of_datapath].concat());
     let control = lab.process(Role::Control).expect("it runs");
     let of_control = ["STATE/daemon.log", "STATE/lichen.db*", "RUNTIME/control.lock"];
     let watching = ["anon_inode:[pidfd]", "anon_inode:inotify", "pidfd:*"];
