@@ -63,29 +63,11 @@ pub fn address_use(
 
 #[cfg(test)]
 mod tests {
-    use lichen_api::WorkloadKind;
-
     use super::*;
-    use crate::names::WorkloadName;
     use crate::state::{
         NewWorkload, end_workload, ensure_default_network, in_memory, insert_workload,
-        network_named, readdress_workload,
+        network_named, new_workload as new, readdress_workload,
     };
-
-    fn new(name: &str) -> NewWorkload {
-        NewWorkload {
-            uid: None,
-            name: Some(WorkloadName::parse(name).unwrap()),
-            network: "bridge".into(),
-            kind: WorkloadKind::Run,
-            attachment: None,
-            address: None,
-            mac: None,
-            allow_host: Vec::new(),
-            resolv_conf: false,
-            boot_id: "boot".into(),
-        }
-    }
 
     #[test]
     fn addresses_are_used_then_reserved_for_ten_minutes_then_free() {

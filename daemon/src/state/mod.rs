@@ -102,6 +102,23 @@ fn in_transaction<T, E: From<rusqlite::Error>>(
     Ok(value)
 }
 
+/// A command of a test that is to join the default network.
+#[cfg(test)]
+fn new_workload(name: &str) -> NewWorkload {
+    NewWorkload {
+        uid: None,
+        name: Some(crate::names::WorkloadName::parse(name).unwrap()),
+        network: "bridge".into(),
+        kind: lichen_api::WorkloadKind::Run,
+        attachment: None,
+        address: None,
+        mac: None,
+        allow_host: Vec::new(),
+        resolv_conf: false,
+        boot_id: "boot".into(),
+    }
+}
+
 /// A database of a test's own, in memory.
 #[cfg(test)]
 pub fn in_memory() -> Connection {

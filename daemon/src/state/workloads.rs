@@ -365,22 +365,7 @@ fn signed(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{ensure_default_network, in_memory, insert_network};
-
-    fn new(name: &str) -> NewWorkload {
-        NewWorkload {
-            uid: None,
-            name: Some(WorkloadName::parse(name).unwrap()),
-            network: "bridge".into(),
-            kind: WorkloadKind::Run,
-            attachment: None,
-            address: None,
-            mac: None,
-            allow_host: Vec::new(),
-            resolv_conf: false,
-            boot_id: "boot".into(),
-        }
-    }
+    use crate::state::{ensure_default_network, in_memory, insert_network, new_workload as new};
 
     fn process(pid: i32) -> Process {
         let ino = u64::try_from(pid).unwrap();
