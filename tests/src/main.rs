@@ -8,8 +8,8 @@
 //! lichen-lab init             PID 1 of a machine of the lab
 //! lichen-lab peer ...         one end of a conversation
 //! ```
-//! The product is the release's program `lichen`, in the folder `release` beside this program's own. As root the lab's namespaces are root's; else
-//! they are made below a user namespace. Either way the product runs as uid 1000 without a capability.
+//! The product is the program `lichen` beside this one. As root the lab's namespaces are root's; else they are made below a
+//! user namespace. Either way the product runs as uid 1000 without a capability.
 
 mod bench;
 mod instructions;

@@ -15,17 +15,17 @@ const WITHOUT_LAB: [(&str, &[&str]); 2] = [
     ("datapath", &["--package", "lichen-tests", "--features", "criterion", "--bench", "datapath"]),
 ];
 
-/// `words`: how many rounds, and which parts if not all.
+/// `words`: whether the peers are measured too, how many rounds, and which parts if not all.
 pub(crate) fn run(words: &[&str]) -> Result<(), Failed> {
     packages::ensure(packages::BENCH)?;
-    let (rounds, parts): (Vec<&str>, Vec<&str>) =
-        words.iter().partition(|word| word.parse::<usize>().is_ok());
+    let is_option = |word: &&str| word.starts_with("--") || word.parse::<usize>().is_ok();
+    let (options, parts): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| is_option(word));
     let is_in_lab = |part: &&str| WITHOUT_LAB.iter().all(|(name, _)| name != part);
     let in_lab: Vec<&str> = parts.iter().copied().filter(is_in_lab).collect();
     if parts.is_empty() || !in_lab.is_empty() {
         let both = ["--package", "lichen", "--package", "lichen-tests"];
         step::run(step::cargo(&["build", "--release", "--quiet"]).args(both))?;
-        step::run(Command::new(LAB).arg("bench").args(rounds).args(&in_lab))?;
+        step::run(Command::new(LAB).arg("bench").args(options).args(&in_lab))?;
     }
     for (part, words) in WITHOUT_LAB {
         if parts.is_empty() || parts.contains(&part) {
@@ -38,6 +38,6 @@ pub(crate) fn run(words: &[&str]) -> Result<(), Failed> {
 /// Counts the instructions of steps of the datapath, for [`crate::test`] to compare with from now on.
 pub(crate) fn keep_instructions() -> Result<(), Failed> {
     packages::ensure(packages::INSTRUCTIONS)?;
-    test::build_lab()?;
+    test::build_product_and_lab()?;
     step::run(Command::new(test::LAB).args(["instructions", "keep"]))
 }

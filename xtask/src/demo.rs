@@ -7,11 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::{fs, thread, time::Duration};
 
 use crate::packages::{self, is_root};
-use crate::step::{self, Failed};
-use crate::test::LAB;
-
-/// As the crates' tests have it: an optimised one would take most of the minutes that a newcomer waits.
-const PRODUCT: &str = "target/debug/lichen";
+use crate::step::Failed;
+use crate::test::{self, LAB, PRODUCT};
 
 pub(crate) fn run() -> Result<(), Failed> {
     // Who may install anything gets what the tests need as well, so that a plain user can run them next.
@@ -20,8 +17,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     } else {
         packages::ensure(packages::DEMO)?;
     }
-    let both = ["--package", "lichen", "--package", "lichen-tests"];
-    step::run(step::cargo(&["build", "--quiet"]).args(both))?;
+    test::build_product_and_lab()?;
     let stage = Stage::set()?;
     stage.page("web", "hello from web\n")?;
     stage.page("host", "a secret of the host\n")?;

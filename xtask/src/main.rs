@@ -4,7 +4,8 @@
 //! test [--quick] [NAME...]  everything that must pass; with names, those end-to-end scenarios only
 //! check                     format, lints, documentation
 //! demo                      the product within a screen
-//! bench [ROUNDS] [PART...]  the speed tables of docs/performance.md, which names the parts
+//! bench [--no-peers] [ROUNDS] [PART...]
+//!                           the speed tables of docs/performance.md, which names the parts
 //! bench instructions        keeps what steps of the datapath cost now, for `test` to compare with
 //! deny                      licenses and sources of the dependencies
 //! ```
@@ -26,8 +27,7 @@ use std::process::ExitCode;
 
 use step::Failed;
 
-const USAGE: &str =
-    "usage: ./x test [--quick] [NAME...] | check | demo | bench [ROUNDS] [PART...] | deny";
+const USAGE: &str = "usage: ./x test [--quick] [NAME...] | check | demo | bench [--peers | --no-peers] [ROUNDS] [PART...] | deny";
 
 fn main() -> ExitCode {
     let root =

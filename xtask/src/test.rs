@@ -5,9 +5,10 @@ use std::process::Command;
 use crate::step::{Failed, Tally, cargo, run, run_tests};
 use crate::{check, packages};
 
-/// The end-to-end program. It needs no optimising, and what it is made of has been compiled for the tests of the
-/// crates; the product that it tries is the release.
+/// The end-to-end program, and the product that it tries. What they are made of has been compiled for the tests of the
+/// crates: a release would take minutes more, and have fewer assertions. The bench measures that.
 pub(crate) const LAB: &str = "target/debug/lichen-lab";
+pub(crate) const PRODUCT: &str = "target/debug/lichen";
 
 pub(crate) fn everything() -> Result<(), Failed> {
     packages::ensure(packages::TESTS)?;
@@ -20,7 +21,7 @@ pub(crate) fn everything() -> Result<(), Failed> {
     close(tally)
 }
 
-/// What needs no release build: for the minutes between two edits.
+/// All but what is end to end: for the minutes between two edits.
 pub(crate) fn quick() -> Result<(), Failed> {
     packages::ensure(packages::TESTS)?;
     check::all()?;
@@ -38,13 +39,9 @@ pub(crate) fn scenarios(names: &[&str]) -> Result<(), Failed> {
     close(tally)
 }
 
-fn build_product_and_lab() -> Result<(), Failed> {
-    run(&mut cargo(&["build", "--release", "--quiet", "--package", "lichen"]))?;
-    build_lab()
-}
-
-pub(crate) fn build_lab() -> Result<(), Failed> {
-    run(&mut cargo(&["build", "--quiet", "--package", "lichen-tests"]))
+pub(crate) fn build_product_and_lab() -> Result<(), Failed> {
+    let both = ["--package", "lichen", "--package", "lichen-tests"];
+    run(cargo(&["build", "--quiet"]).args(both))
 }
 
 fn crates(tally: &mut Tally) -> Result<(), Failed> {

@@ -16,6 +16,8 @@ pub(super) const ECHO: &str = "5202";
 pub(super) const GREET: &str = "5203";
 /// Where connections are kept open.
 pub(super) const KEEP: &str = "5204";
+/// Where datagrams are counted, or sent from.
+pub(super) const HEAR: &str = "5205";
 /// Seconds after which a program that does not end is ended.
 pub(super) const PATIENCE: u64 = 30;
 
@@ -44,7 +46,11 @@ pub(super) fn prepare(lab: &Lab) -> Vec<Background> {
         start(&[&program, "peer", "answer", ECHO]),
         start(&[&program, "peer", "greet", &format!("127.0.0.1:{GREET}")]),
         start(&[&program, "peer", "keep", &format!("127.0.0.1:{KEEP}")]),
+        start(&[&program, "peer", "hear", &format!("127.0.0.1:{HEAR}")]),
     ];
+    eventually("datagrams are heard", || {
+        servers.last().is_some_and(|server| server.printed().contains("listening"))
+    });
     for port in [IPERF, ECHO, GREET, KEEP] {
         eventually("the host's servers listen", || {
             run(&mut lab.person(&["nc", "-z", "127.0.0.1", port])).code == Some(0)
@@ -64,6 +70,14 @@ impl Contender {
         let mut all = Self::ALL;
         all.rotate_left(round % Self::ALL.len());
         all.to_vec()
+    }
+
+    /// Whether it is another program that does what lichen does.
+    pub(super) fn is_peer(self) -> bool {
+        match self {
+            Self::Loopback | Self::Lichen => false,
+            Self::Pasta1500 | Self::Pasta65520 | Self::Slirp65520 => true,
+        }
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -95,8 +109,8 @@ impl Contender {
         match self {
             Self::Loopback => lab.person(&["sh", "-c", &limited]),
             Self::Lichen => {
-                let udp = format!("{IPERF}/udp");
-                let open = [IPERF, udp.as_str(), ECHO, GREET, KEEP];
+                let [iperf, hear] = [IPERF, HEAR].map(|port| format!("{port}/udp"));
+                let open = [IPERF, &iperf, ECHO, GREET, KEEP, &hear];
                 let options = open.into_iter().flat_map(|port| ["--allow-host", port]);
                 let words: Vec<&str> =
                     ["run"].into_iter().chain(options).chain(["--"]).chain(inside).collect();

@@ -4,53 +4,122 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::contender::{Contender, IPERF, PATIENCE};
+use super::contender::{Contender, HEAR, IPERF, PATIENCE};
 use super::missing::why;
 use super::throughput::Direction;
 use crate::lab::{Lab, try_within};
 
 /// Sizes of what is sent.
-pub(super) const SIZES: [&str; 2] = ["64", "1472"];
+const SIZES: [&str; 2] = ["64", "1472"];
 /// Which ways are measured.
-pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Up, Direction::Down];
+const DIRECTIONS: [Direction; 2] = [Direction::Up, Direction::Down];
+
+/// For how long.
+const SECONDS: &str = "4";
+
+/// What sends and what receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ends {
+    /// A call of the kernel for each datagram, and more work besides than the way takes.
+    Iperf3,
+    /// Many datagrams to one call: the way is most of what is measured.
+    Bursts,
+}
+
+impl Ends {
+    pub(super) const ALL: [Self; 2] = [Self::Iperf3, Self::Bursts];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Iperf3 => "iperf3",
+            Self::Bursts => "bursts",
+        }
+    }
+}
+
+/// Which kind of run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Kind {
+    pub(super) ends: Ends,
+    /// Bytes of each datagram.
+    pub(super) size: &'static str,
+    pub(super) direction: Direction,
+}
+
+impl Kind {
+    /// Those with the same ends.
+    pub(super) fn all(ends: Ends) -> impl Iterator<Item = Self> {
+        let of = move |size| DIRECTIONS.map(move |direction| Self { ends, size, direction });
+        SIZES.into_iter().flat_map(of)
+    }
+
+    pub(super) fn name(self) -> String {
+        format!("{} B {}", self.size, self.direction.name())
+    }
+
+    /// The same, when those with other ends are meant too.
+    pub(super) fn full_name(self) -> String {
+        format!("{}, {}", self.name(), self.ends.name())
+    }
+}
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Datagrams {
     pub(super) contender: Contender,
-    pub(super) direction: Direction,
-    /// Bytes of each.
-    pub(super) size: &'static str,
+    #[serde(flatten)]
+    pub(super) kind: Kind,
     pub(super) round: usize,
     /// What the receiver counted, in thousands a second.
     pub(super) thousands_per_second: f64,
     /// Of what was sent, in percent.
     pub(super) lost: f64,
     /// What iperf3 says at the end.
-    pub(super) iperf3: serde_json::Value,
+    pub(super) iperf3: Option<serde_json::Value>,
 }
 
 /// An error says why there is no figure.
 pub(super) fn measure(
     lab: &Lab,
     contender: Contender,
-    direction: Direction,
-    size: &'static str,
+    kind: Kind,
     round: usize,
 ) -> Result<Datagrams, String> {
-    let client = ["iperf3", "-c", contender.host_address(), "-p", IPERF];
-    let options = ["-u", "-b", "0", "-l", size, "-t", "4", "-J"];
-    let back: &[&str] = if direction == Direction::Down { &["-R"] } else { &[] };
-    let mut command = contender.command(lab, &[&client[..], &options, back].concat());
+    let mut command = match kind.ends {
+        Ends::Iperf3 => {
+            let client = ["iperf3", "-c", contender.host_address(), "-p", IPERF];
+            let options = ["-u", "-b", "0", "-l", kind.size, "-t", SECONDS, "-J"];
+            let back: &[&str] = if kind.direction == Direction::Down { &["-R"] } else { &[] };
+            contender.command(lab, &[&client[..], &options, back].concat())
+        }
+        Ends::Bursts => {
+            let program = lab.path("bin/lichen-lab").display().to_string();
+            let address = format!("{}:{HEAR}", contender.host_address());
+            let way = if kind.direction == Direction::Down { "down" } else { "up" };
+            let flood = [&program, "peer", "flood", way, &address, kind.size, SECONDS];
+            contender.command(lab, &flood)
+        }
+    };
     let outcome = try_within(Duration::from_secs(PATIENCE + 10), &mut command);
-    let (thousands_per_second, lost, iperf3) =
-        outcome.as_ref().ok().and_then(|it| parse(&it.out)).ok_or_else(|| why(&outcome))?;
+    let printed = outcome.as_ref().map_or("", |outcome| &outcome.out);
+    let figures = match kind.ends {
+        Ends::Iperf3 => parse(printed).map(|(rate, lost, end)| (rate, lost, Some(end))),
+        Ends::Bursts => parse_flood(printed).map(|(rate, lost)| (rate, lost, None)),
+    };
+    let (thousands_per_second, lost, iperf3) = figures.ok_or_else(|| why(&outcome))?;
     eprintln!(
-        "round {round}: {} {}, {size} B: {thousands_per_second:.0} kpps, {lost:.1} % lost",
+        "round {round}: {} {}: {thousands_per_second:.0} kpps, {lost:.1} % lost",
         contender.name(),
-        direction.name()
+        kind.full_name()
     );
-    Ok(Datagrams { contender, direction, size, round, thousands_per_second, lost, iperf3 })
+    Ok(Datagrams { contender, kind, round, thousands_per_second, lost, iperf3 })
+}
+
+/// Datagrams a second, and percent.
+fn parse_flood(printed: &str) -> Option<(f64, f64)> {
+    let (rate, lost) = printed.trim().split_once(' ')?;
+    Some((rate.parse::<f64>().ok()? / 1000.0, lost.parse().ok()?))
 }
 
 fn parse(report: &str) -> Option<(f64, f64, serde_json::Value)> {
@@ -67,6 +136,12 @@ fn parse(report: &str) -> Option<(f64, f64, serde_json::Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_is_told_in_thousands() {
+        assert_eq!(parse_flood("123456.0 12.5\n"), Some((123.456, 12.5)));
+        assert_eq!(parse_flood("Connection refused"), None);
+    }
 
     #[test]
     fn what_was_lost_does_not_count() {

@@ -48,8 +48,13 @@ struct Measurements {
 const PARTS: [&str; 7] =
     ["throughput", "streams", "datagrams", "connections", "latency", "idle", "loss"];
 
-/// `words`: how many rounds, and which parts if not all.
+/// `words`: whether the peers are measured too, how many rounds, and which parts if not all.
 pub(crate) fn run(words: &[&str]) -> ExitCode {
+    let (with_peers, words) = match words {
+        ["--peers", words @ ..] => (true, words),
+        ["--no-peers", words @ ..] => (false, words),
+        words => (true, words),
+    };
     let (rounds, parts) = match words {
         [first, parts @ ..] if first.parse::<usize>().is_ok() => {
             (first.parse().unwrap_or(ROUNDS), parts)
@@ -60,12 +65,14 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         eprintln!("`{unknown}` is not one of: {}", PARTS.join(", "));
         return ExitCode::FAILURE;
     }
+    let contenders =
+        |round| Contender::rotated(round).into_iter().filter(|it| with_peers || !it.is_peer());
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     let lab = Lab::new();
     let setting = contender::prepare(&lab);
     let mut measured = Measurements::default();
     for round in 0..rounds {
-        for contender in Contender::rotated(round) {
+        for contender in contenders(round) {
             for kind in [Kind::OneStream, Kind::FourStreams] {
                 measured.measure_throughput(&lab, kind, contender, round, wanted);
             }
@@ -83,7 +90,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         }
     }
     for cores in [Cores::AsTheyAre, Cores::KeptAwake].into_iter().filter(|_| wanted("latency")) {
-        for contender in Contender::rotated(0) {
+        for contender in contenders(0) {
             let run = latency::measure(&lab, contender, cores);
             let latency = measured.note("latency", contender, cores.name(), 0, run);
             measured.latency.extend(latency);
@@ -91,7 +98,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
     }
     // Last, as it leaves the host without a link.
     for round in 0..rounds {
-        for contender in Contender::rotated(round) {
+        for contender in contenders(round) {
             measured.measure_throughput(&lab, Kind::BadLink, contender, round, wanted);
         }
     }
@@ -122,13 +129,10 @@ impl Measurements {
     }
 
     fn measure_datagrams(&mut self, lab: &Lab, contender: Contender, round: usize) {
-        for size in datagrams::SIZES {
-            for direction in datagrams::DIRECTIONS {
-                let run = datagrams::measure(lab, contender, direction, size, round);
-                let what = format!("{size} B {}", direction.name());
-                let run = self.note("datagrams", contender, &what, round, run);
-                self.datagrams.extend(run);
-            }
+        for kind in datagrams::Ends::ALL.into_iter().flat_map(datagrams::Kind::all) {
+            let run = datagrams::measure(lab, contender, kind, round);
+            let run = self.note("datagrams", contender, &kind.full_name(), round, run);
+            self.datagrams.extend(run);
         }
     }
 

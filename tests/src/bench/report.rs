@@ -4,7 +4,7 @@ use std::io;
 
 use super::Measurements;
 use super::contender::Contender;
-use super::datagrams::{DIRECTIONS, SIZES};
+use super::datagrams::{self, Ends};
 use super::goals;
 use super::latency::Cores;
 use super::raw::{self, Occasion};
@@ -23,7 +23,7 @@ pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
         print!("\n{}\n{}", throughput(measured, kind), ratios(measured, kind));
     }
     for (part, tables) in [
-        ("datagrams", &[datagrams, datagram_ratios][..]),
+        ("datagrams", &[datagram_rates, datagram_ratios][..]),
         ("connections", &[connections]),
         ("latency", &[latency]),
         ("idle", &[idle]),
@@ -234,76 +234,68 @@ fn idle(measured: &Measurements) -> String {
     table
 }
 
-/// The four kinds of runs with datagrams, with their headings.
-fn datagram_kinds() -> Vec<(String, &'static str, Direction)> {
-    let kinds = SIZES.into_iter().flat_map(|size| DIRECTIONS.map(|direction| (size, direction)));
-    kinds
-        .map(|(size, direction)| (format!("{size} B {}", direction.name()), size, direction))
-        .collect()
-}
-
 impl Measurements {
     /// Rates and losses.
     pub(super) fn datagrams(
         &self,
         contender: Contender,
-        size: &str,
-        direction: Direction,
+        kind: datagrams::Kind,
     ) -> Option<(Spread, Spread)> {
         let of = |figure: fn(&super::Datagrams) -> f64| {
-            let runs = self.datagrams.iter().filter(|run| {
-                run.contender == contender && run.size == size && run.direction == direction
-            });
+            let runs = self.datagrams.iter();
+            let runs = runs.filter(|run| run.contender == contender && run.kind == kind);
             Spread::of(&runs.map(figure).collect::<Vec<f64>>())
         };
         Some((of(|run| run.thousands_per_second)?, of(|run| run.lost)?))
     }
 }
 
-fn heading(title: &str) -> String {
-    let kinds = datagram_kinds();
-    let names: Vec<&str> = kinds.iter().map(|(name, ..)| name.as_str()).collect();
-    head(title, &names)
+/// A table of both kinds of ends, with a cell for each kind of run.
+fn datagram_tables(
+    title: &str,
+    rows: &[Contender],
+    cell: impl Fn(Contender, datagrams::Kind) -> String,
+) -> String {
+    let tables = Ends::ALL.map(|ends| {
+        let names: Vec<String> = datagrams::Kind::all(ends).map(datagrams::Kind::name).collect();
+        let columns: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut table = head(&format!("{title} ({})", ends.name()), &columns);
+        for contender in rows {
+            let cells = datagrams::Kind::all(ends).map(|kind| cell(*contender, kind));
+            let cells: Vec<String> = cells.collect();
+            table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
+        }
+        table
+    });
+    tables.join("\n")
 }
 
 /// Median, extremes in brackets, the median of what was lost after the semicolon.
-fn datagrams(measured: &Measurements) -> String {
-    let mut table =
-        heading("UDP, thousand datagrams a second at the receiver: median (least–most); lost");
-    for contender in Contender::rotated(0) {
-        let cells: Vec<String> = datagram_kinds()
-            .into_iter()
-            .map(|(name, size, direction)| match measured.datagrams(contender, size, direction) {
-                Some((rate, lost)) => format!(
-                    "{:.0} ({:.0}–{:.0}); {:.0} %",
-                    rate.median, rate.least, rate.most, lost.median
-                ),
-                None => measured.empty("datagrams", contender, &name),
-            })
-            .collect();
-        table.push_str(&format!("| {} | {} |\n", contender.name(), cells.join(" | ")));
-    }
-    table
+fn datagram_rates(measured: &Measurements) -> String {
+    let title = "UDP, thousand datagrams a second at the receiver: median (least–most); lost";
+    datagram_tables(title, &Contender::rotated(0), |contender, kind| {
+        match measured.datagrams(contender, kind) {
+            Some((rate, lost)) => format!(
+                "{:.0} ({:.0}–{:.0}); {:.0} %",
+                rate.median, rate.least, rate.most, lost.median
+            ),
+            None => measured.empty("datagrams", contender, &kind.full_name()),
+        }
+    })
 }
 
 fn datagram_ratios(measured: &Measurements) -> String {
-    let mut table = heading("lichen's median over");
-    for other in Contender::rotated(0).into_iter().filter(|other| *other != Contender::Lichen) {
-        let cells: Vec<String> = datagram_kinds()
-            .into_iter()
-            .map(|(_, size, direction)| {
-                let of = |contender| measured.datagrams(contender, size, direction);
-                match (of(Contender::Lichen), of(other)) {
-                    (Some((ours, _)), Some((theirs, _))) if theirs.median > 0.0 => {
-                        format!("{:.2}", ours.median / theirs.median)
-                    }
-                    _ => "–".to_owned(),
-                }
-            })
-            .collect();
-        table.push_str(&format!("| {} | {} |\n", other.name(), cells.join(" | ")));
-    }
-    table
+    let others: Vec<Contender> =
+        Contender::rotated(0).into_iter().filter(|other| *other != Contender::Lichen).collect();
+    datagram_tables("UDP, lichen's median over", &others, |other, kind| {
+        let of = |contender| measured.datagrams(contender, kind);
+        match (of(Contender::Lichen), of(other)) {
+            (Some((ours, _)), Some((theirs, _))) if theirs.median > 0.0 => {
+                format!("{:.2}", ours.median / theirs.median)
+            }
+            _ => "–".to_owned(),
+        }
+    })
 }
 
 fn latency(measured: &Measurements) -> String {

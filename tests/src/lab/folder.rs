@@ -31,7 +31,7 @@ impl Folder {
             folder.make(directory, mode);
         }
         let lab = std::env::current_exe().expect("this program has a path");
-        let product = lab.with_file_name("../release/lichen");
+        let product = lab.with_file_name("lichen");
         for (source, name) in [(product, "lichen"), (lab, "lichen-lab")] {
             let copied = fs::copy(&source, folder.path("bin").join(name));
             copied.unwrap_or_else(|error| panic!("{}: {error}; build it first", source.display()));

@@ -4,12 +4,14 @@ mod attack;
 mod crowd;
 mod datagrams;
 mod echo;
+mod flood;
 mod greet;
 mod lease;
 mod offload;
 mod raw;
 mod shape;
 mod slow_names;
+mod urgent;
 
 use std::process::ExitCode;
 
@@ -17,6 +19,7 @@ pub(crate) use shape::text as direction;
 
 pub(crate) fn run(words: &[&str]) -> ExitCode {
     let done = match words {
+        ["urgent", address] => urgent::speak(address),
         ["answer", port] => echo::answer(port),
         ["ask", address, port, seconds] => echo::ask(address, port, seconds),
         ["greet", address] => greet::greet(address),
@@ -28,6 +31,10 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["crowd", address, count] => crowd::crowd(address, count),
         ["hold", address, count] => crowd::hold(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
+        ["hear", address] => flood::hear(address),
+        ["flood", direction, address, size, seconds] => {
+            flood::flood(direction, address, size, seconds)
+        }
         ["tell", port] => datagrams::tell(port),
         ["say", address, text] => datagrams::say(address, text),
         ["number", address, count] => datagrams::number(address, count),
