@@ -283,6 +283,26 @@ fn a_fragmented_datagram_goes_out_whole_and_an_overlapping_one_not_at_all() {
     assert_eq!(lab.dropped(0, "frag_timeout"), 64);
 }
 
+/// RFC 1122 3.3.2: of the first fragment only, since nothing else says what the datagram was.
+#[test]
+fn a_sender_whose_fragments_do_not_all_come_is_told() {
+    let mut lab = Lab::new(1);
+    let fragment = |identification: u8, offset: u8, protocol: u8| {
+        packet_with(me(), [192, 0, 2, 1].into(), protocol, &[1; 64], |packet| {
+            (packet[5], packet[6], packet[7]) = (identification, 0x20, offset);
+        })
+    };
+    lab.send_ip(0, &fragment(1, 8, 17));
+    lab.send_ip(0, &fragment(2, 8, 17));
+    lab.send_ip(0, &fragment(2, 0, 17));
+    lab.send_ip(0, &fragment(3, 0, 1));
+    lab.advance(Duration::from_secs(31));
+    assert_eq!(lab.dropped(0, "frag_timeout"), 3);
+    let answer = lab.received(0);
+    assert_eq!(icmp(&answer), [[11, 1]], "not of a later one alone, nor of what may be an error");
+    assert_eq!(answer[0].icmp().unwrap()[8..], fragment(2, 0, 17));
+}
+
 #[test]
 fn errors_of_the_host_come_back_as_icmp_that_quotes_the_datagram() {
     let mut lab = Lab::new(1);

@@ -319,6 +319,23 @@ fn fragments_that_overlap_cost_the_datagram() {
     assert!(lab.world.datagram_sockets("[2001:db8::1]:9").is_empty());
 }
 
+/// RFC 8200 4.5.
+#[test]
+fn a_sender_whose_fragments_do_not_all_come_is_told() {
+    let mut lab = Lab::new(1);
+    let fragment = |at| {
+        let payload = [&emit_fragment(17, at, true, 5)[..], &[9; 1400]].concat();
+        ip(addr(A).into(), addr("2001:db8::1").into(), 44, &payload)
+    };
+    lab.send_ip(0, &fragment(1400));
+    lab.send_ip(0, &fragment(0));
+    lab.advance(Duration::from_secs(31));
+    assert_eq!(lab.dropped(0, "frag_timeout"), 1);
+    let answer = lab.received(0);
+    assert_eq!(told(&answer), [[3, 1]]);
+    assert_eq!(answer[0].icmp().unwrap()[8..], fragment(0)[..1232], "as fits the smallest MTU");
+}
+
 #[test]
 fn a_hop_limit_that_is_spent_and_options_that_must_not_be_skipped_are_told() {
     let mut lab = Lab::new(1);

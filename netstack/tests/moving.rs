@@ -7,6 +7,7 @@ use lichen_netstack::testing::frames::{ethernet, udp};
 use lichen_netstack::testing::guest::TcpGuest;
 use lichen_netstack::testing::host::Behaviour;
 use lichen_netstack::testing::impair::Impairment;
+use lichen_netstack::testing::names;
 use smoltcp::socket::tcp::State;
 
 const GOOD: Impairment = Impairment { loss: 0, duplicate: 0, reorder: 0 };
@@ -101,6 +102,18 @@ fn datagrams_of_a_flow_come_back_after_a_move_and_counters_go_on() {
     assert_eq!(after.frames_to_guest, before.frames_to_guest + 1);
     assert_eq!(after.budgets["udp_flows"].used, 1);
     assert_eq!(lab.world.open_sockets(), 1);
+}
+
+/// The answer would come to a worker that has the port no longer.
+#[test]
+fn a_port_stays_while_a_name_that_it_asked_for_is_under_way() {
+    let mut lab = lab(2);
+    let (guest, gateway) = (lab.spec(0).address, lab.networks()[0].gateway);
+    lab.send_ip(0, &udp((guest, 5000).into(), (gateway, 53).into(), names::SLOW));
+    assert!(!lab.move_to(0, 1), "it has a question there");
+    lab.advance(names::DELAY);
+    assert_eq!(lab.received(0).iter().find_map(|it| it.udp()), Some(names::SLOW));
+    assert!(lab.move_to(0, 1), "it is answered");
 }
 
 #[test]

@@ -177,6 +177,24 @@ fn a_reset_of_the_server_is_a_reset_inside() {
     assert_eq!(lab.used(0, "tcp_flows"), 0);
 }
 
+/// A read of the host's socket stops before an urgent byte, although more is there and nothing more comes.
+#[test]
+fn an_urgent_byte_of_the_server_holds_nothing_up() {
+    let (mut lab, mut guest, peer) = connected(6, GOOD);
+    for urgent in [&b"call!"[..], b"!"] {
+        lab.world.peer_send_urgent(peer, urgent);
+        lab.world.peer_send(peer, b" and go on");
+        let mut heard = Vec::new();
+        run(&mut lab, &mut guest, 5, |_, guest| {
+            let socket = guest.socket();
+            if socket.can_recv() {
+                socket.recv(|bytes| (bytes.len(), heard.extend_from_slice(bytes))).expect("open");
+            }
+            heard == [urgent, b" and go on"].concat()
+        });
+    }
+}
+
 #[test]
 fn a_server_that_reads_nothing_stops_the_guest_and_loses_nothing() {
     let (mut lab, mut guest, peer) = connected(7, GOOD);

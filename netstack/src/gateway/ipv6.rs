@@ -101,7 +101,8 @@ impl<H: Host> Gateway<H> {
         let now = cx.flow.now;
         let fragment = ip.fragment.expect("the caller saw it");
         let data = &packet[fragment.at + crate::wire::ipv6::FRAGMENT_LEN..];
-        let payload = match self.reassembly.handle_fragment6(now, ip, &fragment, data) {
+        let told = Packet::from(ip).may_be_told_about().then_some(packet);
+        let payload = match self.reassembly.handle_fragment6(now, ip, &fragment, data, told) {
             Outcome::Whole(payload) => payload,
             Outcome::Waiting(reasons) => {
                 return reasons.into_iter().for_each(|reason| cx.drop(reason));

@@ -217,7 +217,9 @@ impl<H: Host> Gateway<H> {
         packet: &[u8],
     ) {
         let now = cx.flow.now;
-        let payload = match self.reassembly.handle_fragment(now, ip, &packet[ip.header_len..]) {
+        let told = Packet::from(ip).may_be_told_about().then_some(packet);
+        let data = &packet[ip.header_len..];
+        let payload = match self.reassembly.handle_fragment(now, ip, data, told) {
             Outcome::Whole(payload) => payload,
             Outcome::Waiting(reasons) => {
                 return reasons.into_iter().for_each(|reason| cx.drop(reason));
@@ -518,8 +520,9 @@ impl<H: Host> Gateway<H> {
         }
     }
 
-    /// Serves what has waited for its time.
-    pub fn handle_timeout(&mut self, now: Instant) -> usize {
+    /// Serves what has waited for its time. Answers, of each datagram whose fragments have not all come, what its
+    /// sender is told of, if it is to be told.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Option<Box<[u8]>>> {
         self.tcp.handle_timeout(now);
         self.udp.handle_timeout(now);
         self.published.handle_timeout(now);

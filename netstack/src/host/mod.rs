@@ -2,7 +2,8 @@
 //!
 //! The traits have two implementers: [`sys`] (real sockets) and the simulated host of `testing`. Sockets
 //! never wait. Readiness comes to the worker with the [`Token`] that was given when the socket was opened,
-//! edge-triggered: once told, a socket is ready until it says otherwise. A spurious token is harmless.
+//! edge-triggered: once told, a socket is ready until it says otherwise. A stream that gives less than it was asked
+//! for has no more data. A spurious token is harmless.
 
 pub mod sys;
 
@@ -89,6 +90,17 @@ pub struct Readiness {
     pub readable: bool,
     /// Writing makes progress or yields an error.
     pub writable: bool,
+    /// There is more than data to be read: an end, an error, or data before an urgent byte, where a read stops.
+    pub beyond_data: bool,
+}
+
+impl Readiness {
+    /// Reading yields something, whatever it is.
+    pub const READ: Self = Self { readable: true, writable: false, beyond_data: true };
+    /// So do both directions.
+    pub const BOTH: Self = Self { writable: true, ..Self::READ };
+    /// Only writing makes progress.
+    pub const WRITE: Self = Self { readable: false, writable: true, beyond_data: false };
 }
 
 /// Where the host would send a packet.

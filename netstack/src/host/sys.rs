@@ -46,6 +46,7 @@ impl SysHost {
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::PRI
             | epoll::EventFlags::ET;
         self.watch(fd, token, flags)
     }

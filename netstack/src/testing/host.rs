@@ -55,6 +55,8 @@ struct StreamState {
     outward: VecDeque<u8>,
     /// From the peer to the datapath.
     inward: VecDeque<u8>,
+    /// Where among them the last urgent byte is; a read stops before it.
+    urgent: Option<usize>,
     outward_finished: bool,
     inward_finished: bool,
     reset_by_datapath: bool,
@@ -165,6 +167,14 @@ impl World {
         })
     }
 
+    /// Lets the peer of a connection send, the last byte as an urgent one.
+    pub fn peer_send_urgent(&self, id: u64, bytes: &[u8]) {
+        self.change(id, |stream| {
+            stream.inward.extend(bytes);
+            stream.urgent = Some(stream.inward.len() - 1);
+        });
+    }
+
     /// Lets the peer finish its direction.
     pub fn peer_finish(&self, id: u64) {
         self.change(id, |stream| stream.inward_finished = true);
@@ -219,7 +229,7 @@ impl World {
         state.streams.insert(id, stream);
         state.accepting.get_mut(&listener).expect("a listener").push_back((id, client));
         if let Some(token) = state.listening.get(&listener).copied() {
-            state.ready.push_back((token, Readiness { readable: true, writable: false }));
+            state.ready.push_back((token, Readiness::READ));
         }
         id
     }
@@ -292,8 +302,7 @@ impl World {
 
     fn signal(&self, id: u64) {
         if let Some(token) = self.with_datagram(id, |datagram| datagram.token) {
-            let ready = Readiness { readable: true, writable: false };
-            self.0.borrow_mut().ready.push_back((token, ready));
+            self.0.borrow_mut().ready.push_back((token, Readiness::READ));
         }
     }
 
@@ -308,7 +317,9 @@ impl World {
         let stream = state.streams.get_mut(&id).expect("a connection");
         let result = work(stream);
         if let (Some(token), false) = (stream.token, stream.closed) {
-            state.ready.push_back((token, Readiness { readable: true, writable: true }));
+            let beyond_data =
+                stream.inward_finished || stream.reset_by_peer || stream.urgent.is_some();
+            state.ready.push_back((token, Readiness { beyond_data, ..Readiness::BOTH }));
         }
         result
     }
@@ -359,7 +370,7 @@ impl Host for World {
         };
         state.streams.insert(id, stream);
         if behaviour != Behaviour::Ignore {
-            state.ready.push_back((token, Readiness { readable: false, writable: true }));
+            state.ready.push_back((token, Readiness::WRITE));
         }
         Ok(SimStream { id, world: self.clone() })
     }
@@ -378,7 +389,7 @@ impl Host for World {
     fn watch_listener(&mut self, listener: &SimListener, token: Token) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
         state.listening.insert(listener.id, token);
-        state.ready.push_back((token, Readiness { readable: true, writable: false }));
+        state.ready.push_back((token, Readiness::READ));
         Ok(())
     }
 
@@ -391,8 +402,7 @@ impl Host for World {
 
     fn watch_stream(&mut self, stream: &SimStream, token: Token) -> io::Result<()> {
         self.with(stream.id, |state| state.token = Some(token));
-        let ready = Readiness { readable: true, writable: true };
-        self.0.borrow_mut().ready.push_back((token, ready));
+        self.0.borrow_mut().ready.push_back((token, Readiness::BOTH));
         Ok(())
     }
 
@@ -439,8 +449,10 @@ impl Stream for SimStream {
             if stream.reset_by_peer {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            let len = buffer.len().min(stream.inward.len());
+            let mark = stream.urgent.filter(|at| *at > 0);
+            let len = buffer.len().min(mark.unwrap_or(stream.inward.len()));
             stream.inward.read_exact(&mut buffer[..len])?;
+            stream.urgent = mark.map(|at| at - len);
             match len {
                 0 if stream.inward_finished => Ok(0),
                 0 => Err(io::ErrorKind::WouldBlock.into()),

@@ -50,6 +50,8 @@ pub enum IcmpError {
     AdministrativelyProhibited,
     /// Type 11 code 0.
     TtlExceeded,
+    /// Type 11 code 1: not all fragments have come in time.
+    ReassemblyTimeExceeded,
 }
 
 impl IcmpError {
@@ -64,6 +66,7 @@ impl IcmpError {
             (3, 4) => Some(Self::FragmentationNeeded(mtu)),
             (3, 9 | 10 | 13) => Some(Self::AdministrativelyProhibited),
             (11, 0) => Some(Self::TtlExceeded),
+            (11, 1) => Some(Self::ReassemblyTimeExceeded),
             _ => None,
         }
     }
@@ -78,6 +81,7 @@ impl IcmpError {
             // A header of IPv4 is twenty bytes shorter.
             (2, 0) => Some(Self::FragmentationNeeded(mtu.saturating_sub(20))),
             (3, 0) => Some(Self::TtlExceeded),
+            (3, 1) => Some(Self::ReassemblyTimeExceeded),
             _ => None,
         }
     }
@@ -91,6 +95,7 @@ impl IcmpError {
             Self::FragmentationNeeded(_) => (3, 4),
             Self::AdministrativelyProhibited => (3, 13),
             Self::TtlExceeded => (11, 0),
+            Self::ReassemblyTimeExceeded => (11, 1),
         }
     }
 
@@ -213,6 +218,7 @@ mod tests {
             IcmpError::FragmentationNeeded(1280),
             IcmpError::AdministrativelyProhibited,
             IcmpError::TtlExceeded,
+            IcmpError::ReassemblyTimeExceeded,
         ] {
             let (kind, code) = error.type_and_code();
             assert_eq!(IcmpError::from_icmp(kind, code, 1280), Some(error));

@@ -59,6 +59,7 @@ pub fn emit_error(error: IcmpError, (from, to): (Ipv6Addr, Ipv6Addr), offender: 
         }
         IcmpError::AdministrativelyProhibited => (1, 1, 0),
         IcmpError::TtlExceeded => (3, 0, 0),
+        IcmpError::ReassemblyTimeExceeded => (3, 1, 0),
     };
     emit(kind, code, word, (from, to), offender)
 }

@@ -2,7 +2,8 @@
 //!
 //! A datagram with fragments that overlap is dropped whole: RFC 5722 asks that of IPv6, and no honest
 //! sender overlaps in IPv4 either. An exact duplicate of a fragment is ignored, since networks duplicate.
-//! Bounds: [`MAX_DATAGRAMS`] and [`MAX_BYTES`] at once, [`LIFETIME`] each; the oldest goes first.
+//! Bounds: [`MAX_DATAGRAMS`] and [`MAX_BYTES`] at once, [`LIFETIME`] each; the oldest goes first. What is kept of a first
+//! fragment to be quoted, 1232 bytes at most, comes on top.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ pub const MAX_DATAGRAMS: usize = 64;
 pub const MAX_BYTES: usize = 1 << 20;
 /// How long a datagram waits for its rest (RFC 1122 3.3.2 says 60 to 120 s; Linux 30 s).
 pub const LIFETIME: Duration = Duration::from_secs(30);
+/// What an ICMP error quotes at most, of either family.
+const MAX_QUOTE: usize = 1232;
 /// The largest payload an IPv4 datagram can have.
 const MAX_PAYLOAD: usize = 65_515;
 
@@ -40,6 +43,8 @@ struct Datagram {
     present: Vec<(usize, usize)>,
     /// Known once the last fragment is here.
     total: Option<usize>,
+    /// What its sender is told of if the rest does not come: the start of its first fragment, once that is here.
+    quote: Option<Box<[u8]>>,
 }
 
 /// The datagrams of one port that are not whole yet.
@@ -62,24 +67,32 @@ pub enum Outcome {
 }
 
 impl Reassembly {
-    /// Takes the fragment whose header is `ipv4` and whose data is `data`.
-    pub fn handle_fragment(&mut self, now: Instant, ipv4: &Ipv4, data: &[u8]) -> Outcome {
+    /// Takes the fragment whose header is `ipv4` and whose data is `data`. `packet` is all of it, where it is a first
+    /// fragment about which an error may be sent.
+    pub fn handle_fragment(
+        &mut self,
+        now: Instant,
+        ipv4: &Ipv4,
+        data: &[u8],
+        packet: Option<&[u8]>,
+    ) -> Outcome {
         let key = Key {
             source: ipv4.source.into(),
             destination: ipv4.destination.into(),
             protocol: ipv4.protocol,
             identification: ipv4.identification.into(),
         };
-        self.handle(now, key, (ipv4.fragment_offset, ipv4.more_fragments), data)
+        self.handle(now, key, (ipv4.fragment_offset, ipv4.more_fragments), data, packet)
     }
 
-    /// Takes the fragment whose header is `ipv6` and whose data, behind `fragment`, is `data`.
+    /// Takes the fragment whose header is `ipv6` and whose data, behind `fragment`, is `data`; `packet` as in IPv4.
     pub fn handle_fragment6(
         &mut self,
         now: Instant,
         ipv6: &Ipv6,
         fragment: &Fragment,
         data: &[u8],
+        packet: Option<&[u8]>,
     ) -> Outcome {
         let key = Key {
             source: ipv6.source.into(),
@@ -87,7 +100,7 @@ impl Reassembly {
             protocol: 0,
             identification: fragment.identification,
         };
-        self.handle(now, key, (fragment.offset, fragment.more), data)
+        self.handle(now, key, (fragment.offset, fragment.more), data, packet)
     }
 
     fn handle(
@@ -96,6 +109,7 @@ impl Reassembly {
         key: Key,
         (start, more): (usize, bool),
         data: &[u8],
+        packet: Option<&[u8]>,
     ) -> Outcome {
         let end = start + data.len();
         // Only the last fragment may have a length that is not a multiple of eight, and none may be empty.
@@ -119,6 +133,7 @@ impl Reassembly {
                     payload: Vec::new(),
                     present: Vec::new(),
                     total: None,
+                    quote: None,
                 });
                 self.waiting.len() - 1
             }
@@ -135,6 +150,9 @@ impl Reassembly {
         }
         if !more {
             datagram.total = Some(end);
+        }
+        if let Some(packet) = packet {
+            datagram.quote = Some(packet[..packet.len().min(MAX_QUOTE)].into());
         }
         if datagram.payload.len() < end {
             self.bytes += end - datagram.payload.len();
@@ -153,12 +171,11 @@ impl Reassembly {
         Outcome::Waiting(made_room)
     }
 
-    /// Drops what waited too long; answers how many datagrams that were.
-    pub fn handle_timeout(&mut self, now: Instant) -> usize {
-        let mut dropped = 0;
+    /// Drops what waited too long; answers what of each datagram its sender is told of, if it is to be told.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<Option<Box<[u8]>>> {
+        let mut dropped = Vec::new();
         while self.waiting.front().is_some_and(|oldest| oldest.started + LIFETIME <= now) {
-            self.remove(0);
-            dropped += 1;
+            dropped.push(self.remove(0).quote);
         }
         dropped
     }
@@ -230,7 +247,7 @@ mod tests {
     }
 
     fn feed(table: &mut Reassembly, fragment: (Ipv4, Vec<u8>)) -> Outcome {
-        table.handle_fragment(Instant::START, &fragment.0, &fragment.1)
+        table.handle_fragment(Instant::START, &fragment.0, &fragment.1, None)
     }
 
     #[test]
@@ -292,7 +309,7 @@ mod tests {
         }
         assert_eq!(made_room, 10_000 - table.len());
         let left = table.len();
-        assert_eq!(table.handle_timeout(Instant::START + LIFETIME), left);
+        assert_eq!(table.handle_timeout(Instant::START + LIFETIME), vec![None; left]);
         assert_eq!(table.len(), 0);
         assert_eq!(table.bytes, 0);
     }

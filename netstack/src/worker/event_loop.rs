@@ -261,8 +261,10 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
 fn readiness(flags: epoll::EventFlags) -> Readiness {
     use epoll::EventFlags as Flags;
     let ended = flags.intersects(Flags::ERR | Flags::HUP);
+    let beyond_data = ended || flags.intersects(Flags::RDHUP | Flags::PRI);
     Readiness {
-        readable: ended || flags.intersects(Flags::IN | Flags::RDHUP),
+        readable: beyond_data || flags.contains(Flags::IN),
         writable: ended || flags.contains(Flags::OUT),
+        beyond_data,
     }
 }

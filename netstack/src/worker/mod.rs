@@ -7,6 +7,7 @@
 //! A panic while a port is served closes that port and no other.
 
 mod busy_poll;
+mod commands;
 pub mod crossing;
 pub mod event_loop;
 mod exchanges;
@@ -16,7 +17,7 @@ mod words;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::crossing::{Arrival, Heading, Links, Origin};
@@ -24,12 +25,11 @@ use self::exchanges::Exchanges;
 use self::slot::{Crossing, Slot};
 pub use self::words::{Moving, Possessions, WorkerCommand, WorkerEvent};
 use crate::balance::Load;
-use crate::command::{Event, Flows, ForwardSpec, MAX_FLOW_ROWS, PortSpec};
+use crate::command::Event;
 use crate::counters::DropReason;
 use crate::gateway::flow::Work;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
-use crate::host::{Host, Listener, PublishedSocket, Readiness, Token, TokenKind};
-use crate::ids::PortId;
+use crate::host::{Host, Listener, Readiness, Token, TokenKind};
 use crate::port::{MAX_FRAME, Port, Receive};
 use crate::switch::directory::Directory;
 use crate::switch::fast_lane::FastLane;
@@ -119,19 +119,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self
     }
 
-    /// Divides the descriptors anew among the ports of all workers.
-    fn share_descriptors(&mut self) {
-        let ports = (self.slots.iter().flatten().count() + self.others.ports).max(1);
-        // A published port takes two: the worker's and the copy that control may ask for.
-        let published = |slot: &Slot<P, H>| slot.forwards.len() + slot.gateway.published.openings();
-        let published: usize = self.slots.iter().flatten().map(published).sum();
-        let published = published + self.others.published;
-        let share = self.descriptors.saturating_sub(2 * published) / ports;
-        for slot in self.slots.iter_mut().flatten() {
-            slot.gateway.set_share(share);
-        }
-    }
-
     /// The host's side, for whoever drives a simulated one.
     pub fn host(&mut self) -> &mut H {
         &mut self.host
@@ -150,203 +137,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// Whether a command has asked the worker to end.
     pub fn is_stopped(&self) -> bool {
         self.stopped
-    }
-
-    /// Carries out a command.
-    pub fn handle_command(&mut self, now: Instant, command: WorkerCommand<P, H>) {
-        match command {
-            WorkerCommand::SetPort { slot, spec, io } => self.set_port(now, slot, spec, io),
-            WorkerCommand::Plug { slot, port, io, before } => {
-                self.plug(now, slot, port, io, &before);
-            }
-            WorkerCommand::Yield { slot, port, to } => {
-                let moving = self.give_up(now, slot, port);
-                // Who asked may have gone; then the port is closed here.
-                let _ = to.send(moving);
-            }
-            WorkerCommand::Adopt { moving } => self.adopt(now, moving),
-            WorkerCommand::RemovePort { slot } => self.close_slot(now, slot),
-            WorkerCommand::SetForward { slot, spec, socket } => {
-                self.set_forward(slot, spec, socket);
-            }
-            WorkerCommand::RemoveForward { slot, forward } => {
-                if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
-                    slot.forwards.retain(|_, open| open.spec.id != forward);
-                    slot.gateway.published.close(forward);
-                }
-                self.share_descriptors();
-            }
-            WorkerCommand::SetDirectory(directory) => {
-                self.names.set_networks(directory.names_and_subnets().collect());
-                self.directory = directory;
-            }
-            WorkerCommand::SetResolvers(resolvers) => self.names.set_resolvers(&resolvers),
-            WorkerCommand::Others(others) => {
-                self.others = others;
-                self.share_descriptors();
-            }
-            WorkerCommand::Statistics => {
-                self.count_lost();
-                let statistics = self.slots.iter().flatten().map(Slot::statistics).collect();
-                self.events.push_back(WorkerEvent::Statistics(statistics));
-            }
-            WorkerCommand::Flows { port } => {
-                let flows = self.flows(now, port);
-                self.events.push_back(WorkerEvent::Flows(flows));
-            }
-            WorkerCommand::Record { slot, port, recorder } => {
-                if let Some(Some(open)) = self.slots.get_mut(usize::from(slot))
-                    && open.spec.id == port
-                {
-                    open.io.record(recorder);
-                }
-            }
-            WorkerCommand::Stop => {
-                for slot in 0..self.slots.len() {
-                    self.close_slot(now, u16::try_from(slot).expect("slots are numbered by u16"));
-                }
-                self.stopped = true;
-            }
-        }
-        self.flush();
-    }
-
-    /// The flows of a port, or of all, as many as one answer takes.
-    fn flows(&self, now: Instant, port: Option<PortId>) -> Flows {
-        let slots = self.slots.iter().flatten();
-        let slots = slots.filter(|slot| port.is_none_or(|port| slot.spec.id == port));
-        let all: usize = slots.clone().map(Slot::flow_count).sum();
-        let rows: Vec<_> = slots.flat_map(|slot| slot.flows(now)).take(MAX_FLOW_ROWS).collect();
-        Flows { left_out: (all - rows.len()) as u64, rows }
-    }
-
-    /// Takes a port out of its slot, as it is between two turns.
-    fn give_up(&mut self, now: Instant, slot: u16, port: PortId) -> Option<Moving<P, H>> {
-        let open = self.slots.get(usize::from(slot))?.as_ref()?;
-        if open.spec.id != port || !open.may_move() {
-            return None;
-        }
-        self.contained(slot, |worker| worker.end_batch(now, slot));
-        self.flush();
-        self.count_lost();
-        let mut open = self.slots.get_mut(usize::from(slot))?.take()?;
-        open.unwatch(&mut self.host);
-        self.again.retain(|token| token.port != slot || token.kind == TokenKind::Names);
-        self.paused.retain(|(_, token)| token.port != slot);
-        self.share_descriptors();
-        Some(Moving(Box::new(open)))
-    }
-
-    fn adopt(&mut self, now: Instant, Moving(mut open): Moving<P, H>) {
-        let slot = open.number();
-        // What it has sent before comes first: all that a queue may hold, however it is packed.
-        for _ in 0..crossing::MAX_FRAMES / MAX_PARCELS {
-            self.handle_crossings();
-            if !self.links.has_more() {
-                break;
-            }
-        }
-        self.generation += 1;
-        let watched = open.watch(&mut self.host, self.generation);
-        let index = usize::from(slot);
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
-        }
-        self.slots[index] = Some(*open);
-        self.share_descriptors();
-        if let Err(error) = watched {
-            tracing::error!(%error, "a port that has moved cannot be watched");
-            return self.lose_slot(slot, "its descriptors cannot be watched");
-        }
-        // As if everything were ready.
-        self.handle_frames(now, slot);
-    }
-
-    fn plug(&mut self, now: Instant, slot: u16, port: PortId, mut io: P, before: &mpsc::Sender<P>) {
-        // It may have been made while the port was on its way here.
-        if let Some(watch) = self.host.frame_watch(slot)
-            && let Err(error) = io.watch(&watch)
-        {
-            tracing::error!(%error, "a guest's frames cannot be watched");
-        }
-        let old = match self.slots.get_mut(usize::from(slot)) {
-            Some(Some(open)) if open.spec.id == port => open.plug(io),
-            _ => io,
-        };
-        // Who asked may have gone; then it is closed here.
-        let _ = before.send(old);
-        // What came before anybody listened is found now.
-        self.handle_frames(now, slot);
-    }
-
-    fn set_port(&mut self, now: Instant, slot: u16, spec: PortSpec, io: Option<P>) {
-        let index = usize::from(slot);
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
-        }
-        match (&mut self.slots[index], io) {
-            (Some(open), io) if open.spec.id == spec.id => {
-                self.generation += 1;
-                self.seed = next_seed(self.seed);
-                let begun = (spec, self.generation, self.seed);
-                let network = self.directory.network(open.spec.network).map(|it| &it.spec);
-                open.change(now, &mut self.host, network, &mut self.scratch, begun);
-                if let Some(io) = io {
-                    open.replace_io(io);
-                }
-            }
-            (place, Some(io)) => {
-                self.generation += 1;
-                let mtu = self.directory.network(spec.network).map_or(1500, |it| it.spec.mtu);
-                self.seed = next_seed(self.seed);
-                let seed = self.seed ^ u64::from(spec.id.0);
-                *place = Some(Slot::new(spec, io, slot, self.generation, seed, mtu, now));
-            }
-            (_, None) => {}
-        }
-        self.share_descriptors();
-        // What came before the port was in its place is found now.
-        self.handle_frames(now, slot);
-    }
-
-    fn set_forward(
-        &mut self,
-        slot: u16,
-        spec: ForwardSpec,
-        socket: PublishedSocket<H::Listener, H::Datagram>,
-    ) {
-        if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-            open.forwards.retain(|_, forward| forward.spec.id != spec.id);
-            let watched = match socket {
-                PublishedSocket::Tcp(listener) => {
-                    let entry = open.forwards.vacant_entry();
-                    let index = u32::try_from(entry.key()).expect("forwards are few");
-                    let token = Token { port: slot, kind: TokenKind::Listener, index };
-                    self.host.watch_listener(&listener, token).map(|()| {
-                        entry.insert(slot::Forward { spec, listener });
-                    })
-                }
-                PublishedSocket::Udp(socket) => {
-                    open.gateway.published.open(&mut self.host, slot, spec, socket)
-                }
-            };
-            if let Err(error) = watched {
-                tracing::error!(%error, "the socket of a published port cannot be watched");
-            }
-        }
-        self.share_descriptors();
-    }
-
-    /// Resets a slot's flows and forgets its port.
-    fn close_slot(&mut self, now: Instant, slot: u16) {
-        if let Some(place) = self.slots.get_mut(usize::from(slot))
-            && let Some(mut open) = place.take()
-            && let Some(network) = self.directory.network(open.spec.network)
-        {
-            open.reset_flows(now, &mut self.host, &network.spec, &mut self.scratch);
-            open.flush();
-        }
-        self.share_descriptors();
     }
 
     fn lose_slot(&mut self, slot: u16, reason: &str) {
@@ -423,12 +213,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             return;
         }
         let mut taken = Taken::More;
-        self.contained(slot, |worker| {
-            taken = worker.take_frames(now, slot);
-            if taken != Taken::Gone {
-                worker.end_batch(now, slot);
-            }
-        });
+        self.contained(slot, |worker| taken = worker.take_turn(now, slot));
         match taken {
             Taken::Gone => self.lose_slot(slot, "its frames come from nowhere any more"),
             Taken::More => self.again.push(token),
@@ -438,9 +223,34 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self.flush();
     }
 
-    /// Takes and handles at most a batch. Who is where does not change meanwhile, so the network is looked
+    /// A guest that asks and waits sends one frame at a time: where it was so last time, that frame goes on before
+    /// another is looked for.
+    fn take_turn(&mut self, now: Instant, slot: u16) -> Taken {
+        let Some(Some(open)) = self.slots.get(usize::from(slot)) else { return Taken::All };
+        let before = open.counters.frames_from_guest;
+        let first = if open.asks_and_waits { 1 } else { MAX_BATCH };
+        let mut taken = self.take_batch(now, slot, first);
+        if first < MAX_BATCH && taken == Taken::More {
+            taken = self.take_batch(now, slot, MAX_BATCH);
+        }
+        if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
+            open.asks_and_waits = open.counters.frames_from_guest == before + 1;
+        }
+        taken
+    }
+
+    /// Takes at most that many frames, and serves the flows that they touched.
+    fn take_batch(&mut self, now: Instant, slot: u16, most: usize) -> Taken {
+        let taken = self.take_frames(now, slot, most);
+        if taken != Taken::Gone {
+            self.end_batch(now, slot);
+        }
+        taken
+    }
+
+    /// Takes and handles the frames of a batch. Who is where does not change meanwhile, so the network is looked
     /// up once.
-    fn take_frames(&mut self, now: Instant, slot: u16) -> Taken {
+    fn take_frames(&mut self, now: Instant, slot: u16, most: usize) -> Taken {
         let Self {
             slots, directory, host, names, received, scratch, events, touched, links, ..
         } = self;
@@ -448,7 +258,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let network = directory.network(open.spec.network);
         let mut lane = network.map(FastLane::new);
         let mut bytes = 0;
-        for _ in 0..MAX_BATCH {
+        for _ in 0..most {
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
             let len = match open.io.receive(received) {
                 Receive::Frame(len) => len,
@@ -641,13 +451,12 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
             !due
         });
-        let read = Readiness { readable: true, writable: false };
         for token in again {
             if token.kind == TokenKind::Frames {
                 self.handle_frames(now, token.port);
                 continue;
             }
-            self.contained(token.port, |worker| worker.handle_socket(now, token, read));
+            self.contained(token.port, |worker| worker.handle_socket(now, token, Readiness::READ));
         }
         for slot in 0..self.slots.len() {
             let slot = u16::try_from(slot).expect("slots are numbered by u16");
@@ -656,10 +465,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 self.contained(slot, |worker| {
                     let Worker { slots, directory, host, scratch, .. } = worker;
                     if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
-                        open.handle_timeout(now);
-                        if let Some(network) = directory.network(open.spec.network) {
-                            open.advertise(now, host, &network.spec, scratch);
-                        }
+                        let network = directory.network(open.spec.network);
+                        let network = network.map(|network| &network.spec);
+                        open.handle_timeout(now, host, network, scratch);
                     }
                     worker.end_batch(now, slot);
                 });
@@ -739,9 +547,4 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
     }
-}
-
-/// Another number for each life of a port.
-fn next_seed(seed: u64) -> u64 {
-    seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1)
 }

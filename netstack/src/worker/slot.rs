@@ -26,6 +26,7 @@ use crate::switch::directory::{Directory, Location, NetworkView};
 use crate::switch::{Decision, Judged, judge};
 use crate::time::Instant;
 use crate::wire::headers::{ChecksumState, Headers, Network};
+use crate::wire::icmp::IcmpError;
 use crate::wire::ndp::GATEWAY_LINK_LOCAL;
 use crate::wire::reassembly;
 
@@ -46,6 +47,8 @@ pub(super) struct Slot<P, H: Host> {
     pub(super) forwards: Slab<Forward<H::Listener>>,
     /// Which life of the slot this is.
     pub(super) generation: u32,
+    /// Whether the last turn brought one frame.
+    pub(super) asks_and_waits: bool,
     number: u16,
     broadcasts: TokenBucket,
     icmp_errors: TokenBucket,
@@ -118,6 +121,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             gateway: Gateway::new(seed, mtu, now),
             forwards: Slab::new(),
             generation,
+            asks_and_waits: false,
             number,
             broadcasts: TokenBucket::new(BROADCAST_RATE, BROADCAST_RATE),
             icmp_errors: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
@@ -437,12 +441,26 @@ impl<P: Port, H: Host> Slot<P, H> {
         self.gateway.poll_timeout().into_iter().chain(self.own.poll_timeout()).min()
     }
 
-    /// Lets what has waited for its time go on.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    /// Lets what has waited for its time go on. Without its network the guest is told nothing.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        host: &mut H,
+        network: Option<&NetworkSpec>,
+        scratch: &mut [u8],
+    ) {
         self.own.handle_timeout(now);
-        for _ in 0..self.gateway.handle_timeout(now) {
+        let incomplete = self.gateway.handle_timeout(now);
+        for _ in &incomplete {
             self.counters.drop(DropReason::FragmentTimeout);
         }
+        let Some(network) = network else { return };
+        let mut served = self.flow_context(now, host, network, scratch);
+        for fragment in incomplete.iter().flatten() {
+            served.flow.tell(IcmpError::ReassemblyTimeExceeded, None, fragment);
+        }
+        let default_route = served.port.default_route;
+        served.gateway.advertise(now, &mut served.flow.to_guest, network, default_route);
     }
 
     /// Resets all flows, as the last thing that is done with a slot.
@@ -480,19 +498,6 @@ impl<P: Port, H: Host> Slot<P, H> {
             self.generation = generation;
         }
         self.spec = spec;
-    }
-
-    /// Tells the guest what is due without its asking.
-    pub(super) fn advertise(
-        &mut self,
-        now: Instant,
-        host: &mut H,
-        network: &NetworkSpec,
-        scratch: &mut [u8],
-    ) {
-        let mut served = self.flow_context(now, host, network, scratch);
-        let default_route = served.port.default_route;
-        served.gateway.advertise(now, &mut served.flow.to_guest, network, default_route);
     }
 
     /// The IPv6 addresses that the guest uses, when they have changed.

@@ -10,6 +10,7 @@ scenarios![
     a_port_published_everywhere_shows_the_clients_address,
     with_snat_a_workload_sees_the_gateway_instead_of_the_client,
     a_half_close_goes_through_a_published_port,
+    an_urgent_byte_stays_where_it_was_and_holds_nothing_up,
     a_port_that_is_taken_or_privileged_is_explained,
     a_port_can_be_published_before_its_workload_is_there,
     a_free_port_is_chosen_where_none_is_named,
@@ -69,6 +70,18 @@ fn a_half_close_goes_through_a_published_port(lab: &Lab) {
     let client = "seq 1 100000 | nc -N -w10 127.0.0.1 8083";
     eventually("the bytes are counted", || {
         run(&mut lab.person(&["sh", "-c", client])).out.trim() == "588895"
+    });
+}
+
+/// The client does not end before it has its answer, so that nothing else wakes who waits behind the urgent byte.
+fn an_urgent_byte_stays_where_it_was_and_holds_nothing_up(lab: &Lab) {
+    let server = ["run", "-d", "--name", "cat", "-p", "8087:7000", "--"];
+    let echo = ["busybox", "nc", "-ll", "-p", "7000", "-e", "cat"];
+    run(&mut lab.lichen_with(&[&server[..], &echo].concat())).success();
+    let program = lab.path("bin/lichen-lab").display().to_string();
+    eventually("all that was said comes back", || {
+        let asked = run(&mut lab.person(&[&program, "peer", "urgent", "127.0.0.1:8087"]));
+        asked.out.trim() == "before!after"
     });
 }
 

@@ -316,6 +316,7 @@ impl<S: Stream> TcpFlows<S> {
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.readable |= readiness.readable;
         flow.writable |= readiness.writable;
+        flow.is_read_empty |= readiness.beyond_data;
         if matches!(flow.stage, Stage::Connecting { .. }) {
             if readiness.writable {
                 self.finish_connect(cx, index);

@@ -35,6 +35,8 @@ pub(super) struct Flow<S> {
     /// Readiness of the host socket as far as we know.
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// Whether it is read until it has nothing, since a read that gives less than was asked for may not be the last.
+    pub(super) is_read_empty: bool,
     /// Whether the host has finished sending.
     pub(super) host_finished: bool,
     /// Whether the guest's end was passed on to the host.
@@ -112,6 +114,7 @@ impl<S: Stream> Flow<S> {
             stage,
             readable: false,
             writable: false,
+            is_read_empty: false,
             host_finished: false,
             guest_finished: false,
             half_open: true,
@@ -180,6 +183,7 @@ impl<S: Stream> Flow<S> {
             match endpoint.read(|bytes| took(stream.send(bytes))) {
                 Some(Progress::Some(len)) => self.traffic.from_guest += len as u64,
                 Some(Progress::Blocked) => self.writable = false,
+                Some(Progress::Interrupted) => {}
                 Some(Progress::End | Progress::Failed) | None => {
                     failed = true;
                     break;
@@ -192,12 +196,20 @@ impl<S: Stream> Flow<S> {
         }
         let mut turn = 0;
         while self.readable && !self.host_finished && !over_budget && endpoint.is_writable() {
-            match endpoint.write(|bytes| took(stream.receive(bytes))) {
+            let mut asked = 0;
+            let fill = |bytes: &mut [u8]| {
+                asked = bytes.len();
+                took(stream.receive(bytes))
+            };
+            match endpoint.write(fill) {
                 Some(Progress::Some(len)) => {
                     turn += len;
                     self.traffic.to_guest += len as u64;
+                    // Another read would only be told so, and what came waits for it.
+                    self.readable = len == asked || self.is_read_empty;
                 }
                 Some(Progress::Blocked) => self.readable = false,
+                Some(Progress::Interrupted) => {}
                 Some(Progress::End) => {
                     self.host_finished = true;
                     endpoint.finish();
@@ -264,6 +276,7 @@ impl<S: Stream> Flow<S> {
 enum Progress {
     Some(usize),
     Blocked,
+    Interrupted,
     End,
     Failed,
 }
@@ -275,7 +288,7 @@ fn took(result: io::Result<usize>) -> (usize, Progress) {
         Ok(len) => (len, Progress::Some(len)),
         Err(error) => match error.kind() {
             io::ErrorKind::WouldBlock => (0, Progress::Blocked),
-            io::ErrorKind::Interrupted => (0, Progress::Some(0)),
+            io::ErrorKind::Interrupted => (0, Progress::Interrupted),
             _ => (0, Progress::Failed),
         },
     }

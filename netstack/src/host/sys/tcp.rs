@@ -25,20 +25,21 @@ pub struct SysStream {
 impl SysStream {
     pub(super) fn connect(to: SocketAddr) -> io::Result<Self> {
         let fd = socket_with(family(to), SocketType::STREAM, FLAGS, Some(ipproto::TCP))?;
-        let stream = Self::tuned(fd);
-        match connect(&stream.fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
+        tune(fd.as_fd());
+        match connect(&fd, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(Self { fd }),
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// Small writes of the guest leave at once (it has its own Nagle), and a peer that vanished is found.
-    fn tuned(fd: OwnedFd) -> Self {
-        // Neither fails on a TCP socket, and neither is needed for correctness.
-        let _ = sockopt::set_tcp_nodelay(&fd, true);
-        let _ = sockopt::set_socket_keepalive(&fd, true);
-        Self { fd }
-    }
+/// Small writes of the guest leave at once (it has its own Nagle), a peer that vanished is found, and an urgent byte
+/// stays where it was among the others (RFC 6093). What a listener accepts is tuned as it is.
+fn tune(socket: BorrowedFd<'_>) {
+    // None of them fails on a TCP socket.
+    let _ = sockopt::set_tcp_nodelay(socket, true);
+    let _ = sockopt::set_socket_keepalive(socket, true);
+    let _ = sockopt::set_socket_oobinline(socket, true);
 }
 
 impl AsFd for SysStream {
@@ -49,11 +50,13 @@ impl AsFd for SysStream {
 
 impl Stream for SysStream {
     fn connected(&mut self) -> io::Result<()> {
-        sockopt::socket_error(&self.fd)??;
-        // No error may also mean that nothing has happened yet.
         match rustix::net::getpeername(&self.fd) {
             Ok(_) => Ok(()),
-            Err(Errno::NOTCONN) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(Errno::NOTCONN) => {
+                sockopt::socket_error(&self.fd)??;
+                // Nothing has happened yet.
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -90,6 +93,7 @@ impl SysListener {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         rustix::io::ioctl_fionbio(&fd, true)?;
+        tune(fd.as_fd());
         Ok(Self { fd })
     }
 }
@@ -114,6 +118,6 @@ impl Listener for SysListener {
             // Nobody: the workload will see the gateway.
             None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         };
-        Ok((SysStream::tuned(fd), client))
+        Ok((SysStream { fd }, client))
     }
 }
