@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use lichen_netstack::testing::steps::KINDS;
+use lichen_netstack::testing::steps::{self, Kind};
 use serde::{Deserialize, Serialize};
 
 /// In the repository that this is run in.
@@ -28,6 +28,11 @@ const STEPS: u64 = 500;
 const TOLERANCE: f64 = 3.0;
 /// For glibc, whose `memcpy` otherwise depends on the processor.
 const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM";
+
+/// All steps.
+fn kinds() -> Vec<Kind> {
+    [&steps::KINDS[..], &lichen_vhost_net::testing::steps::KINDS].concat()
+}
 
 /// Counts, and what made them.
 #[derive(Debug, Deserialize, Serialize)]
@@ -95,7 +100,8 @@ fn keep() -> Result<bool, String> {
 }
 
 fn take(kind: &str, steps: &str) -> Result<bool, String> {
-    let prepare = KINDS.iter().find(|it| it.name == kind).ok_or("no such kind of step")?.prepare;
+    let prepare =
+        kinds().into_iter().find(|it| it.name == kind).ok_or("no such kind of step")?.prepare;
     let steps: u64 = steps.parse().map_err(|_| "no number of steps")?;
     let mut step = prepare();
     (0..steps).for_each(|_| step());
@@ -151,9 +157,10 @@ impl fmt::Display for Verdict {
 impl Counts {
     /// Counts all steps, with as many processes at once as there are processors.
     fn take() -> Result<Self, String> {
+        let kinds = kinds();
         let (next, counted) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let count = || {
-            while let Some(kind) = KINDS.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(kind) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let count = instructions_of(kind.name);
                 counted.lock().expect("nobody panics").push((kind.name, count));
             }

@@ -7,6 +7,7 @@
 //! - [`port`]: running rings as a port of the datapath; `rings`: one ring of it; `steering`: which one a frame
 //!   goes to
 //! - `log`: telling the monitor which pages were written, while it migrates its guest
+//! - [`fetch`]: having the processor fetch what will be needed soon
 //! - `bell`: waking a guest without waiting for it
 //! - `sigbus`: surviving memory that its owner cuts short
 //!
@@ -25,6 +26,7 @@ mod bell;
 mod device;
 #[cfg(target_os = "linux")]
 mod features;
+pub mod fetch;
 #[cfg(target_os = "linux")]
 mod log;
 #[cfg(target_os = "linux")]

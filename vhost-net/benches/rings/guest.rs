@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use lichen_vhost_net::fetch;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 pub(super) const SIZE: u16 = 256;
@@ -18,6 +19,9 @@ const TABLE: usize = 0x200;
 const SENT: usize = 0x20_0000;
 const RECEIVED: usize = 0x180_0000;
 const HEADER: usize = 12;
+/// How many frames ahead a buffer is fetched from the device's processor, as the device does.
+const AHEAD: u16 = 8;
+const LINE: usize = 64;
 /// Number and length, behind the headers of a frame.
 const STAMP: usize = 12;
 /// Ethernet, IPv4 and UDP; of a frame that stands for several, TCP.
@@ -113,7 +117,8 @@ impl<'a> Guest<'a> {
         let room = self.load.depth - under_way.max(self.sent.wrapping_sub(self.returned));
         let now = room.min(BATCH as u16);
         for _ in 0..now {
-            let head = self.sent & MASK & (self.load.depth - 1);
+            let head = self.sent_head(0);
+            self.lines_at(self.sent_at(self.sent_head(AHEAD))).for_each(fetch::to_write);
             let stamp = self.front.len() - STAMP;
             self.front[stamp..stamp + 8].copy_from_slice(&self.next_number.to_le_bytes());
             self.memory.write_slice(&self.front, self.sent_at(head)).expect("inside");
@@ -130,6 +135,11 @@ impl<'a> Guest<'a> {
         let used = self.index(RECEIVER.used + 2);
         let came = self.expected;
         while self.received != used {
+            if used.wrapping_sub(self.received) > AHEAD {
+                let at = Self::used_at(self.received.wrapping_add(AHEAD));
+                let head = self.get32(at) as u16 & MASK;
+                self.lines_at(self.received_at(head)).for_each(fetch::to_read);
+            }
             let buffers = self.check(self.head());
             // A device that publishes each buffer by itself lets half a frame be seen.
             if used.wrapping_sub(self.received) < buffers {
@@ -215,6 +225,18 @@ impl<'a> Guest<'a> {
 
     fn put16(&self, at: usize, value: u16) {
         self.memory.store(value, at, Ordering::Relaxed).expect("inside");
+    }
+
+    /// The head of the frame that is sent so many frames from now.
+    fn sent_head(&self, ahead: u16) -> u16 {
+        self.sent.wrapping_add(ahead) & MASK & (self.load.depth - 1)
+    }
+
+    /// The lines of the cache that hold the front of a frame.
+    fn lines_at(&self, at: usize) -> impl Iterator<Item = *const u8> {
+        let memory = self.memory.ptr_guard();
+        let start = memory.as_ptr().wrapping_add(at);
+        (0..self.front.len()).step_by(LINE).map(move |offset| start.wrapping_add(offset))
     }
 
     fn sent_at(&self, head: u16) -> usize {

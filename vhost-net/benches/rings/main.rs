@@ -5,6 +5,8 @@
 //! stand the same rings with the whole datapath between them (guard, look-up of the MAC address, counters),
 //! and a device of the crate `virtio-queue` that copies as the rings alone do. Nobody kicks: both sides poll.
 //!
+//! "Driver waits" is the share of its turns in which nothing had come: where that is little, the driver is what limits.
+//!
 //! "Two workers" has each ring's port on a worker of its own, on two threads the receiver's on the second; what one
 //! frame costs there is the work of both. The last table tells how pairs of rings scale, each pair with a worker and a
 //! driver of its own, taking turns on one core: one pair, and two pairs on two cores.
@@ -22,26 +24,28 @@ fn main() {
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     println!("                    taking turns, ns a frame     on two threads");
-    println!("frame     device       device     driver        Mpps     Gbit/s");
+    println!("frame     device       device     driver        Mpps     Gbit/s  driver waits");
     for load in guest::LOADS {
         use device::Kind;
+        use measure::Rate;
         for kind in [Kind::Ours, Kind::Datapath, Kind::TwoWorkers, Kind::VirtioQueue] {
             if !words.iter().all(|word| word == load.name || word == kind.name()) {
                 continue;
             }
             let turns = measure::taking_turns(load, kind, Duration::from_secs(1));
-            let rate = match kind {
+            let Rate { frames: rate, waits } = match kind {
                 Kind::TwoWorkers => measure::across(load, Duration::from_secs(2)),
                 _ => measure::on_two_threads(load, kind, Duration::from_secs(2)),
             };
             let gigabits = rate * 8.0 * load.frame_len as f64 / 1e9;
             println!(
-                "{:<9} {:<12} {:>6.1}     {:>6.1}     {:>7.2}     {gigabits:>6.1}",
+                "{:<9} {:<12} {:>6.1}     {:>6.1}     {:>7.2}     {gigabits:>6.1}  {:>10.0} %",
                 load.name,
                 kind.name(),
                 turns.device,
                 turns.driver,
                 rate / 1e6,
+                100.0 * waits,
             );
         }
     }
@@ -101,8 +105,15 @@ mod measure {
         Turns { device: each(by_device), driver: each(by_driver) }
     }
 
-    /// Frames a second.
-    pub(super) fn on_two_threads(load: Load, kind: Kind, time: Duration) -> f64 {
+    /// What a driver came to.
+    pub(super) struct Rate {
+        /// Frames a second.
+        pub(super) frames: f64,
+        /// The share of turns that brought none.
+        pub(super) waits: f64,
+    }
+
+    pub(super) fn on_two_threads(load: Load, kind: Kind, time: Duration) -> Rate {
         let memory = memory();
         let ready = Barrier::new(2);
         let stop = AtomicBool::new(false);
@@ -122,18 +133,26 @@ mod measure {
         })
     }
 
-    /// Frames a second of `turn`, which answers how many it brought.
-    fn rate(time: Duration, mut turn: impl FnMut() -> u64) -> f64 {
+    /// What `turn` comes to, which answers how many frames it brought.
+    fn rate(time: Duration, mut turn: impl FnMut() -> u64) -> Rate {
         let start = Instant::now();
-        let mut frames = 0;
+        let (mut frames, mut turns, mut in_vain) = (0, 0_u64, 0_u64);
         while start.elapsed() < time {
-            frames += (0..64).map(|_| turn()).sum::<u64>();
+            for _ in 0..64 {
+                let came = turn();
+                frames += came;
+                turns += 1;
+                in_vain += u64::from(came == 0);
+            }
         }
-        frames as f64 / start.elapsed().as_secs_f64()
+        Rate {
+            frames: frames as f64 / start.elapsed().as_secs_f64(),
+            waits: in_vain as f64 / turns as f64,
+        }
     }
 
     /// Frames a second, the sender's worker and the driver on one thread, the receiver's worker on another.
-    pub(super) fn across(load: Load, time: Duration) -> f64 {
+    pub(super) fn across(load: Load, time: Duration) -> Rate {
         let memory = memory();
         let [at_sender, at_receiver] = device::links();
         let stop = AtomicBool::new(false);
@@ -196,7 +215,7 @@ mod measure {
                 })
             };
             let pairs: Vec<_> = cores.iter().map(|core| pair(*core)).collect();
-            pairs.into_iter().map(|pair| pair.join().expect("every frame arrived")).sum()
+            pairs.into_iter().map(|pair| pair.join().expect("every frame arrived").frames).sum()
         })
     }
 

@@ -20,6 +20,7 @@ use vm_memory::{
 pub(crate) use self::written::WriteLog;
 use super::chain::Direction;
 use super::layout::Layout;
+use crate::fetch;
 
 pub(super) const DESCRIPTOR_LEN: usize = 16;
 /// A line of the processor's cache. The first of a frame is copied by itself, in pieces that lie equally in each
@@ -211,8 +212,8 @@ impl GuestAccess {
             let lines = self.last.host.wrapping_add(offset);
             for line in [lines, lines.wrapping_add(LINE)] {
                 match used {
-                    Direction::FromGuest => fetch_to_read(line),
-                    Direction::ToGuest => fetch_to_write(line),
+                    Direction::FromGuest => fetch::to_read(line),
+                    Direction::ToGuest => fetch::to_write(line),
                 }
             }
         }
@@ -341,30 +342,6 @@ impl GuestAccess {
         Some(())
     }
 }
-
-#[cfg(target_arch = "x86_64")]
-fn fetch_to_read(line: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: fetching never faults, wherever it points.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-}
-
-/// Takes the line from the other processor's cache too: else the write would have to ask for that. The compiler's word
-/// for it asks for a feature that it does not take for granted; processors without it take this for nothing.
-#[cfg(target_arch = "x86_64")]
-fn fetch_to_write(line: *const u8) {
-    // SAFETY: fetching never faults, wherever it points, and changes nothing.
-    unsafe {
-        std::arch::asm!("prefetchw [{}]", in(reg) line, options(readonly, nostack, preserves_flags));
-    }
-}
-
-/// Elsewhere stable Rust has no word for it.
-#[cfg(not(target_arch = "x86_64"))]
-fn fetch_to_read(_: *const u8) {}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn fetch_to_write(_: *const u8) {}
 
 #[cold]
 fn words_of(bytes: [u8; DESCRIPTOR_LEN]) -> [u64; 2] {

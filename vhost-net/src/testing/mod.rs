@@ -4,3 +4,4 @@ pub mod conversation;
 pub mod driver;
 pub mod front_end;
 pub mod fuzz;
+pub mod steps;
