@@ -296,6 +296,11 @@ impl FrontEnd {
         }
     }
 
+    /// How often the device was given room for a frame.
+    pub fn posted(&self) -> u16 {
+        self.available[TO_GUEST]
+    }
+
     /// Makes one descriptor available, and kicks.
     pub fn offer(&mut self, ring: usize, slot: u16, address: u64, len: u32, flags: u16) {
         let mut descriptor = address.to_le_bytes().to_vec();
