@@ -15,7 +15,8 @@ use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
-use lichen_vhost_net::testing::front_end::{FROM_GUEST, FrontEnd, TO_GUEST};
+use lichen_vhost_net::testing::front_end::FrontEnd;
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, TO_GUEST};
 
 /// The port that is attacked, and its neighbour.
 pub(crate) const A: PortId = PortId(1);

@@ -3,9 +3,9 @@
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::MacAddr;
 use lichen_netstack::port::{Offloads, Port, Transmit};
-use lichen_vhost_net::testing::front_end::{
-    FROM_GUEST, SEND_RARP, SIZE, TO_GUEST, WITH_TSO, WITH_USO,
-};
+use lichen_vhost_net::testing::front_end::messages::SEND_RARP;
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{WITH_TSO, WITH_USO};
 
 use crate::bed::{A, B, Bed, MAC, eventually, frame};
 

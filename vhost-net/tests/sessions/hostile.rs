@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::counters::Counters;
 use lichen_netstack::port::{MAX_FRAME, Port as _};
-use lichen_vhost_net::testing::front_end::{
-    ADD_MEM_REG, FROM_GUEST, GET_INFLIGHT_FD, GET_VRING_BASE, MEMORY, REM_MEM_REG, SEND_RARP,
-    SET_FEATURES, SET_INFLIGHT_FD, SET_MEM_TABLE, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
-    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USER, message, pair, region, ring_address,
+use lichen_vhost_net::testing::front_end::messages::{
+    ADD_MEM_REG, GET_INFLIGHT_FD, GET_VRING_BASE, REM_MEM_REG, SEND_RARP, SET_FEATURES,
+    SET_INFLIGHT_FD, SET_MEM_TABLE, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
+    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, message, pair, region,
 };
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, ring_address};
+use lichen_vhost_net::testing::front_end::{MEMORY, USER};
 use rustix::event::epoll;
 
 use crate::bed::{A, B, Bed, descriptors, eventually, frame, mappings};

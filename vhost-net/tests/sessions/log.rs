@@ -7,11 +7,13 @@ use std::os::unix::fs::FileExt as _;
 
 use lichen_netstack::counters::Counters;
 use lichen_netstack::port::{Port as _, Transmit};
-use lichen_vhost_net::testing::front_end::{
-    FEATURES, FROM_GUEST, FrontEnd, LOG_ALL, MEMORY, SET_FEATURES, SET_LOG_BASE, SET_LOG_FD,
-    SET_VRING_ADDR, SIZE, TO_GUEST, buffer_address, log, logged_ring_address, ring_address,
-    used_address,
+use lichen_vhost_net::testing::front_end::messages::{
+    SET_FEATURES, SET_LOG_BASE, SET_LOG_FD, SET_VRING_ADDR, log,
 };
+use lichen_vhost_net::testing::front_end::rings::{
+    FROM_GUEST, SIZE, TO_GUEST, buffer_address, logged_ring_address, ring_address, used_address,
+};
+use lichen_vhost_net::testing::front_end::{FEATURES, FrontEnd, LOG_ALL, MEMORY};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 

@@ -8,10 +8,11 @@ use lichen_netstack::counters::{Counters, DropReason};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::{MAX_FRAME, Port as _, Receive, Transmit};
 use lichen_netstack::testing::frames::{ethernet, udp};
-use lichen_vhost_net::testing::front_end::{
-    ADD_MEM_REG, FROM_GUEST, FrontEnd, GET_QUEUE_NUM, MEMORY, REM_MEM_REG, SET_VRING_ENABLE,
-    SET_VRING_NUM, SIZE, TO_GUEST, USER, pair, region,
+use lichen_vhost_net::testing::front_end::messages::{
+    ADD_MEM_REG, GET_QUEUE_NUM, REM_MEM_REG, SET_VRING_ENABLE, SET_VRING_NUM, pair, region,
 };
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{FrontEnd, MEMORY, USER};
 
 use crate::bed::{A, B, Bed, MAC, eventually, frame};
 
