@@ -9,6 +9,7 @@ mod direct;
 pub mod echo;
 pub mod idle_queue;
 mod one_shot;
+pub mod outgoing;
 mod past;
 pub mod published;
 mod ring_memory;

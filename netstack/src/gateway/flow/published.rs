@@ -16,8 +16,9 @@ use slab::Slab;
 
 use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
+use super::outgoing::{MAX_BURST, Options, Outgoing, Quote, Sending, send, tell_bounces};
 use super::train::Train;
-use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, send, send_train, tell_bounces};
+use super::udp::send_train;
 use super::view::FlowView;
 use super::{FlowContext, FlowKey, ForwardSource, Work};
 use crate::budget::SourceLimit;
