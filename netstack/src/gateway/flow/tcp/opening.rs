@@ -114,23 +114,12 @@ impl<S: Stream> TcpFlows<S> {
         self.mark(index);
     }
 
-    /// The key of a forwarded connection: the client's own port where the source is kept, a free one else.
     fn forward_key(&mut self, source: ForwardSource, guest: SocketAddr) -> Option<FlowKey> {
-        if let ForwardSource::Client(client) = source {
-            let key = FlowKey { guest, remote: client };
-            if self.index.get(&key).is_none() {
-                return Some(key);
-            }
-        }
-        let ip = source.ip();
-        for _ in 0..=MAX_FLOWS {
+        let ports = std::iter::repeat_with(|| {
             self.next_local_port = self.next_local_port.checked_add(1).unwrap_or(32_768);
-            let key = FlowKey { guest, remote: SocketAddr::new(ip, self.next_local_port) };
-            if self.index.get(&key).is_none() {
-                return Some(key);
-            }
-        }
-        None
+            self.next_local_port
+        });
+        source.key(guest, ports.take(MAX_FLOWS + 1), |key| self.index.get(key).is_none())
     }
 
     /// Joins a flow whose host has connected, or tells why it has not.
