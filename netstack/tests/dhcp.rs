@@ -6,6 +6,7 @@ use std::time::Duration;
 use lichen_netstack::command::Event;
 use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::testing::Lab;
+use lichen_netstack::testing::chance::Chance;
 use lichen_netstack::testing::dhcp::{Answer, Request};
 use lichen_netstack::testing::frames::{Segment, ethernet, packet_with, udp};
 use lichen_netstack::testing::host::Behaviour;
@@ -231,29 +232,20 @@ fn a_declined_address_is_told_and_replaced_and_never_too_often() {
 
 #[test]
 fn whatever_is_sent_a_port_is_given_its_own_binding_or_nothing() {
-    let seed = std::env::var("LICHEN_SEED").ok().and_then(|text| text.parse().ok());
-    let mut state: u64 = seed.unwrap_or(0x2545_f491_4f6c_dd1d);
-    println!("LICHEN_SEED={state}");
-    let mut random = move |bound: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 33).expect("31 bits") % bound
-    };
+    let mut chance = Chance::seeded();
     let mut lab = Lab::new(2);
     let mut answers = 0;
     for _ in 0..20_000 {
-        let kind = MessageType::Other(u8::try_from(random(10)).unwrap());
+        let kind = MessageType::Other(u8::try_from(chance.below(10)).unwrap());
         let mut message = request(&lab, kind).with(55, &[1, 3, 121]);
         for code in [50, 54] {
-            if random(2) == 0 {
-                message = message.with(code, &[10, 88, 0, u8::try_from(random(5)).unwrap()]);
+            if chance.is(50) {
+                message = message.with(code, &[10, 88, 0, u8::try_from(chance.below(5)).unwrap()]);
             }
         }
-        let at = random(240);
-        let value = u8::try_from(random(256)).unwrap();
+        let (at, value) = (chance.below(240), chance.byte());
         let bytes = message.changed(|bytes| bytes[at] = value);
-        let (from, to) = [(ANY, Ipv4Addr::BROADCAST), (OWN, GATEWAY)][random(2)];
+        let (from, to) = [(ANY, Ipv4Addr::BROADCAST), (OWN, GATEWAY)][chance.below(2)];
         lab.advance(Duration::from_millis(120));
         let Some((answer, _)) = ask_from(&mut lab, from, to, &bytes) else { continue };
         answers += 1;

@@ -2,9 +2,10 @@
 
 use lichen_netstack::command::SourceRule;
 use lichen_netstack::testing::Lab;
+use lichen_netstack::testing::chance::Chance;
 use lichen_netstack::testing::guest::TcpGuest;
 use lichen_netstack::testing::host::Behaviour;
-use lichen_netstack::testing::impair::{Chance, Impairment};
+use lichen_netstack::testing::impair::Impairment;
 use smoltcp::socket::tcp::State;
 
 const SERVER: &str = "192.0.2.1:80";

@@ -9,7 +9,7 @@
 //! - `log`: telling the monitor which pages were written, while it migrates its guest
 //! - [`fetch`]: having the processor fetch what will be needed soon
 //! - `bell`: waking a guest without waiting for it
-//! - `sigbus`: surviving memory that its owner cuts short
+//! - `mapping`: what a monitor shares, mapped; `sigbus`: surviving that its owner cuts it short
 //!
 //! Neither guest nor monitor is trusted. What the guest wrote is copied out of its memory first and judged
 //! on the copy, since it can change its memory under us; a bad chain costs that frame, a bad index that
@@ -29,6 +29,8 @@ mod features;
 pub mod fetch;
 #[cfg(target_os = "linux")]
 mod log;
+#[cfg(target_os = "linux")]
+mod mapping;
 #[cfg(target_os = "linux")]
 mod memory;
 #[cfg(target_os = "linux")]

@@ -9,10 +9,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, MmapRegion, VolatileMemory as _};
+use vm_memory::{MmapRegion, VolatileMemory as _};
 
 use crate::bell;
+use crate::mapping::{self, MapError};
 use crate::sigbus::Guard;
 
 /// Bytes that one bit stands for.
@@ -23,16 +23,10 @@ const MAX_LEN: u64 = 1 << 30;
 /// Why a log was refused; the monitor's fault.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
-    #[error("the log of written pages is empty, longer than 1 GiB, or wraps around")]
-    Range,
-    #[error("the log of written pages goes beyond its file")]
-    BeyondFile,
-    #[error("the file of the log of written pages cannot be looked at: {0}")]
-    File(std::io::Error),
-    #[error("the log of written pages cannot be mapped: {0}")]
-    Map(#[from] MmapRegionError),
-    #[error("the log of written pages cannot be guarded: {0}")]
-    Guard(std::io::Error),
+    #[error("the log of written pages is longer than 1 GiB")]
+    TooLong,
+    #[error("the log of written pages {0}")]
+    Map(#[from] MapError),
     #[error("the log of written pages is too short for the guest's memory")]
     TooShort,
     #[error("the log of written pages is too short for where a ring is to be logged")]
@@ -51,17 +45,10 @@ pub(crate) struct DirtyLog {
 impl DirtyLog {
     /// Maps `len` bytes from `offset` on, which must be a multiple of the processor's pages.
     pub(crate) fn map(file: File, offset: u64, len: u64) -> Result<Self, LogError> {
-        let end = offset.checked_add(len).ok_or(LogError::Range)?;
-        if !(1..=MAX_LEN).contains(&len) {
-            return Err(LogError::Range);
+        if len > MAX_LEN {
+            return Err(LogError::TooLong);
         }
-        let size = usize::try_from(len).map_err(|_| LogError::Range)?;
-        // Mapping more than there is succeeds, and fails when it is used.
-        if file.metadata().map_err(LogError::File)?.len() < end {
-            return Err(LogError::BeyondFile);
-        }
-        let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
-        let guard = Guard::new(mapping.as_ptr(), size).map_err(LogError::Guard)?;
+        let (guard, mapping) = mapping::map(file, offset, len)?;
         Ok(Self { guard, mapping, has_news: AtomicBool::new(false) })
     }
 
@@ -163,12 +150,20 @@ mod tests {
     #[test]
     fn a_log_that_cannot_be_is_refused_by_name() {
         let map = |offset, len| DirtyLog::map(file(8192), offset, len).err().expect("refused");
-        for (offset, len) in [(0, 0), (4096, u64::MAX), (u64::MAX, 2), (0, MAX_LEN + 1)] {
-            assert!(matches!(map(offset, len), LogError::Range), "{len} bytes from {offset}");
+        for (offset, len, expected) in [
+            (4096, u64::MAX, "is longer than 1 GiB"),
+            (0, MAX_LEN + 1, "is longer than 1 GiB"),
+            (0, 0, "is empty or wraps around"),
+            (u64::MAX, 2, "is empty or wraps around"),
+            (0, 8193, "goes beyond its file"),
+            (8192, 1, "goes beyond its file"),
+            (4096, 4097, "goes beyond its file"),
+            (1 << 40, 64, "goes beyond its file"),
+            (1, 64, "cannot be mapped: "),
+        ] {
+            let why = map(offset, len).to_string();
+            let words = why.strip_prefix("the log of written pages ").expect("what it is about");
+            assert!(words.starts_with(expected), "{len} bytes from {offset}: {why}");
         }
-        for (offset, len) in [(0, 8193), (8192, 1), (4096, 4097), (1 << 40, 64)] {
-            assert!(matches!(map(offset, len), LogError::BeyondFile), "{len} bytes from {offset}");
-        }
-        assert!(matches!(map(1, 64), LogError::Map(_)), "between two pages");
     }
 }

@@ -4,11 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
-use vm_memory::mmap::MmapRegionError;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestRegionMmap};
 
+use crate::mapping::{self, MapError};
 use crate::sigbus::Guard;
 
 /// Regions of one guest at once; QEMU uses a handful.
@@ -22,20 +20,12 @@ const BLANK: u64 = 16 << 20;
 pub(crate) enum MemoryError {
     #[error("the monitor shares more than {MAX_REGIONS} regions of memory")]
     TooMany,
-    #[error("a region of memory is empty or wraps around")]
-    Range,
-    #[error("a region of memory goes beyond its file")]
-    BeyondFile,
-    #[error("the file of a region of memory cannot be looked at: {0}")]
-    File(std::io::Error),
-    #[error("a region of memory cannot be mapped: {0}")]
-    Map(#[from] MmapRegionError),
+    #[error("a region of memory {0}")]
+    Map(#[from] MapError),
     #[error("regions of memory overlap")]
     Overlap,
     #[error("a region of memory is not there to be removed")]
     Unknown,
-    #[error("a region of memory cannot be guarded: {0}")]
-    Guard(std::io::Error),
 }
 
 /// One region as the monitor describes it.
@@ -64,8 +54,8 @@ impl Region {
     /// Whether it lies in that file.
     fn is_of(&self, file: &File) -> Result<bool, MemoryError> {
         let Some(own) = self.mapping.file_offset() else { return Ok(false) };
-        let own = own.file().metadata().map_err(MemoryError::File)?;
-        let other = file.metadata().map_err(MemoryError::File)?;
+        let own = own.file().metadata().map_err(MapError::File)?;
+        let other = file.metadata().map_err(MapError::File)?;
         Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
     }
 }
@@ -194,18 +184,10 @@ impl Memory {
 
 fn map(described: Described, file: File) -> Result<Region, MemoryError> {
     let Described { guest, user, len, offset } = described;
-    let ends = [guest.checked_add(len), user.checked_add(len), offset.checked_add(len)];
-    if len == 0 || ends.contains(&None) {
-        return Err(MemoryError::Range);
+    if guest.checked_add(len).is_none() || user.checked_add(len).is_none() {
+        return Err(MapError::Range.into());
     }
-    let size = usize::try_from(len).map_err(|_| MemoryError::Range)?;
-    // Mapping more than there is succeeds, and fails when it is used.
-    let there = file.metadata().map_err(MemoryError::File)?.len();
-    if there < offset + len {
-        return Err(MemoryError::BeyondFile);
-    }
-    let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)?;
-    let guard = Guard::new(mapping.as_ptr(), size).map_err(MemoryError::Guard)?;
-    let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MemoryError::Range)?;
+    let (guard, mapping) = mapping::map(file, offset, len)?;
+    let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest)).ok_or(MapError::Range)?;
     Ok(Region { described, times: 1, guard: Arc::new(guard), mapping: Arc::new(mapping) })
 }

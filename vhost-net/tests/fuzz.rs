@@ -4,39 +4,24 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use lichen_netstack::testing::chance::Chance;
 use lichen_vhost_net::queue::error::RingErrors;
 use lichen_vhost_net::testing::conversation::{Said, conversation};
 use lichen_vhost_net::testing::fuzz::{self, Served};
 
 const LONGEST: usize = 8 + 6 * 320;
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 33) as usize % bound
-    }
-}
-
 #[test]
 fn no_bytes_in_a_ring_break_a_promise() {
-    let (mut random, until) = begin();
-    let mut pool: Vec<Vec<u8>> = (0..16).map(|_| plausible(&mut random)).collect();
+    let (mut chance, until) = begin();
+    let mut pool: Vec<Vec<u8>> = (0..16).map(|_| plausible(&mut chance)).collect();
     let mut runs = 0_u64;
     let mut total = Served::default();
     let mut slowest = Duration::ZERO;
     while Instant::now() < until {
-        let parent = random.below(pool.len());
+        let parent = chance.below(pool.len());
         let mut data = pool[parent].clone();
-        mutate(&mut random, &mut data);
+        mutate(&mut chance, &mut data);
         let started = Instant::now();
         let served = fuzz::ring(&data);
         let took = started.elapsed();
@@ -44,7 +29,7 @@ fn no_bytes_in_a_ring_break_a_promise() {
         runs += 1;
         add(&mut total, served);
         // The pool drifts, and is drawn back by fresh blood.
-        pool[parent] = if random.below(20) == 0 { plausible(&mut random) } else { data };
+        pool[parent] = if chance.below(20) == 0 { plausible(&mut chance) } else { data };
     }
     println!("{runs} rings, the slowest in {slowest:?}: {total:?}");
     assert!(total.received > 0 && total.sent > 0, "nothing passed");
@@ -69,7 +54,7 @@ fn no_bytes_in_a_ring_break_a_promise() {
 
 #[test]
 fn no_bytes_of_a_monitor_break_a_promise() {
-    let (mut random, until) = begin();
+    let (mut chance, until) = begin();
     // Everything that QEMU says, in its order: request, flags, ring, number, descriptors, twist.
     let sound: Vec<u8> = [
         [1, 0, 0, 0, 0, 0, 0, 0],
@@ -110,12 +95,12 @@ fn no_bytes_of_a_monitor_break_a_promise() {
     let mut runs = 0_u64;
     while Instant::now() < until {
         let mut data = sound.clone();
-        if random.below(8) > 0 {
-            mutate(&mut random, &mut data);
+        if chance.below(8) > 0 {
+            mutate(&mut chance, &mut data);
         }
-        if random.below(4) == 0 {
+        if chance.below(4) == 0 {
             // A second life, or part of one, on the same connection.
-            data.extend_from_slice(&sound[8 * random.below(28)..]);
+            data.extend_from_slice(&sound[8 * chance.below(28)..]);
         }
         let said = conversation(&data);
         total.messages += said.messages;
@@ -128,14 +113,14 @@ fn no_bytes_of_a_monitor_break_a_promise() {
 }
 
 /// A generator whose seed is printed, and when to stop.
-fn begin() -> (Random, Instant) {
+fn begin() -> (Chance, Instant) {
     let seconds = number("LICHEN_FUZZ_SECONDS").unwrap_or(3);
     let seed = number("LICHEN_FUZZ_SEED").unwrap_or_else(|| {
         let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970");
         u64::from(since.subsec_nanos()) << 20 | 1
     });
     println!("LICHEN_FUZZ_SEED={seed}");
-    (Random(seed.max(1)), Instant::now() + Duration::from_secs(seconds))
+    (Chance::new(seed), Instant::now() + Duration::from_secs(seconds))
 }
 
 #[test]
@@ -159,45 +144,44 @@ fn add(total: &mut Served, one: Served) {
 }
 
 /// Mostly single buffers and short chains, of one direction.
-fn plausible(random: &mut Random) -> Vec<u8> {
-    let flags = [0, 2][random.below(2)];
-    let mut data: Vec<u8> = (0..8).map(|_| random.next() as u8).collect();
-    data[3] = [64, 64, 64, 255][random.below(4)];
+fn plausible(chance: &mut Chance) -> Vec<u8> {
+    let flags = [0, 2][chance.below(2)];
+    let mut data: Vec<u8> = (0..8).map(|_| chance.byte()).collect();
+    data[3] = [64, 64, 64, 255][chance.below(4)];
     for at in 0..320_usize {
-        let mut kind =
-            [random.below(8) as u8, random.next() as u8, 4, random.next() as u8, flags, 0];
-        match random.below(8) {
+        let mut kind = [chance.below(8) as u8, chance.byte(), 4, chance.byte(), flags, 0];
+        match chance.below(8) {
             0..3 => (kind[4], kind[5]) = (flags | 1, (at % 64 + 1) as u8 & 63),
             3 => (kind[0], kind[2], kind[4]) = (8, 3, 4),
             _ => {}
         }
         data.extend_from_slice(&kind);
     }
-    if random.below(4) == 0 {
+    if chance.below(4) == 0 {
         // A head beyond the ring, at one of the places that heads are made of.
-        data[8 + 7 * random.below(64)] = 0xff;
+        data[8 + 7 * chance.below(64)] = 0xff;
     }
     data
 }
 
-fn mutate(random: &mut Random, data: &mut Vec<u8>) {
-    for _ in 0..=random.below(8) {
+fn mutate(chance: &mut Chance, data: &mut Vec<u8>) {
+    for _ in 0..=chance.below(8) {
         let all = data.len();
-        let reach = [all, all, all, 8][random.below(4)];
-        let at = random.below(reach);
-        match random.below(6) {
-            0 => data[at] ^= 1 << random.below(8),
-            1 => data[at] = random.next() as u8,
-            2 => data[at] = [0, 1, 2, 0x7f, 0x80, 0xff][random.below(6)],
+        let reach = [all, all, all, 8][chance.below(4)];
+        let at = chance.below(reach);
+        match chance.below(6) {
+            0 => data[at] ^= 1 << chance.below(8),
+            1 => data[at] = chance.byte(),
+            2 => data[at] = [0, 1, 2, 0x7f, 0x80, 0xff][chance.below(6)],
             3 => {
-                let (from, len) = (random.below(data.len()), random.below(24));
+                let (from, len) = (chance.below(data.len()), chance.below(24));
                 let end = (from + len).min(data.len());
                 let copy = data[from..end].to_vec();
                 let room = copy.len().min(data.len() - at);
                 data[at..at + room].copy_from_slice(&copy[..room]);
             }
-            4 if data.len() > 64 => data.truncate(data.len() - random.below(32)),
-            _ => data.resize((data.len() + random.below(64)).min(LONGEST), random.next() as u8),
+            4 if data.len() > 64 => data.truncate(data.len() - chance.below(32)),
+            _ => data.resize((data.len() + chance.below(64)).min(LONGEST), chance.byte()),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lichen_netstack::frame::vnet_header::VNET_LEN;
 use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::testing::chance::Chance;
 use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
 use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
@@ -83,9 +84,9 @@ fn queue() -> Queue {
 #[test]
 fn frames_from_the_guest_are_those_that_the_oracle_reads() {
     for header in HEADERS {
-        let mut random = Random(0x5eed_0001);
+        let mut chance = Chance::new(0x5eed_0001);
         let (mut ours, mut theirs) = (Driver::new(SIZE), Driver::new(SIZE));
-        let noise: Vec<u8> = (0..MEMORY - BUFFERS).map(|_| random.next() as u8).collect();
+        let noise: Vec<u8> = (0..MEMORY - BUFFERS).map(|_| chance.byte()).collect();
         ours.write(BUFFERS, &noise);
         theirs.write(BUFFERS, &noise);
         let mut ring =
@@ -95,13 +96,13 @@ fn frames_from_the_guest_are_those_that_the_oracle_reads() {
         let mut frames = 0;
         for round in 0..ROUNDS {
             let mut next = 0;
-            for _ in 0..=random.below(20) {
-                let len = header.len() + 1 + random.length();
-                let chain = Chain::random(&mut random, len, 0);
+            for _ in 0..=chance.below(20) {
+                let len = header.len() + 1 + length(&mut chance);
+                let chain = Chain::random(&mut chance, len, 0);
                 chain.offer(&mut ours, next);
                 next = chain.offer(&mut theirs, next);
             }
-            let wish = (ours.offered().wrapping_sub(random.below(8) as u16)).wrapping_sub(1);
+            let wish = (ours.offered().wrapping_sub(chance.below(8) as u16)).wrapping_sub(1);
             ours.want_call_after(wish);
             theirs.want_call_after(wish);
             for expected in oracle_receives(&mut queue, &memory) {
@@ -126,23 +127,23 @@ fn frames_from_the_guest_are_those_that_the_oracle_reads() {
 #[test]
 fn frames_to_the_guest_lie_where_the_oracle_puts_them() {
     for header in HEADERS {
-        let mut random = Random(0x5eed_0002);
+        let mut chance = Chance::new(0x5eed_0002);
         let (mut ours, mut theirs) = (Driver::new(SIZE), Driver::new(SIZE));
         let mut ring =
             ToGuest::resume(ours.memory(), ours.layout(), features(header)).expect("sound");
         let (memory, mut queue) = (theirs.memory(), queue());
         for round in 0..ROUNDS {
-            for _ in 0..=random.below(8) {
+            for _ in 0..=chance.below(8) {
                 let mut next = 0;
                 let frame: Vec<u8> =
-                    (0..VNET_LEN + 1 + random.length()).map(|_| random.next() as u8).collect();
+                    (0..VNET_LEN + 1 + length(&mut chance)).map(|_| chance.byte()).collect();
                 let mut room = 0;
                 while room < frame.len() {
                     let len = match header {
-                        HeaderLayout::Mergeable => (VNET_LEN + random.length()).max(2048),
+                        HeaderLayout::Mergeable => (VNET_LEN + length(&mut chance)).max(2048),
                         HeaderLayout::Single | HeaderLayout::Legacy => frame.len(),
                     };
-                    let chain = Chain::random(&mut random, len, WRITE);
+                    let chain = Chain::random(&mut chance, len, WRITE);
                     chain.offer(&mut ours, next);
                     next = chain.offer(&mut theirs, next);
                     room += len;
@@ -150,7 +151,7 @@ fn frames_to_the_guest_lie_where_the_oracle_puts_them() {
                 assert_eq!(ring.transmit(&frame), Ok(Delivered::Sent), "{header:?}, round {round}");
                 oracle_transmits(&mut queue, &memory, &frame, header.len());
             }
-            let wish = (ours.offered().wrapping_sub(random.below(8) as u16)).wrapping_sub(1);
+            let wish = (ours.offered().wrapping_sub(chance.below(8) as u16)).wrapping_sub(1);
             ours.want_call_after(wish);
             theirs.want_call_after(wish);
             let call = queue.needs_notification(&*memory).expect("valid");
@@ -179,20 +180,20 @@ struct Chain {
 }
 
 impl Chain {
-    fn random(random: &mut Random, len: usize, flags: u16) -> Self {
+    fn random(chance: &mut Chance, len: usize, flags: u16) -> Self {
         let mut parts = vec![];
         let mut left = len;
         while left > 0 {
-            let now = match random.below(3) {
-                0 if parts.len() < 16 => 1 + random.below(left.min(64)),
-                1 if parts.len() < 16 => 1 + random.below(left),
+            let now = match chance.below(3) {
+                0 if parts.len() < 16 => 1 + chance.below(left.min(64)),
+                1 if parts.len() < 16 => 1 + chance.below(left),
                 _ => left,
             };
             let room = (MEMORY - BUFFERS) as usize - TABLES - now;
-            parts.push((BUFFERS + random.below(room) as u64, now as u32));
+            parts.push((BUFFERS + chance.below(room) as u64, now as u32));
             left -= now;
         }
-        Self { parts, flags, is_indirect: random.below(3) > 0 }
+        Self { parts, flags, is_indirect: chance.below(3) > 0 }
     }
 
     /// Writes it from entry `at` on and offers it; answers the next free entry.
@@ -215,27 +216,11 @@ impl Chain {
     }
 }
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 24
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.next() as usize % bound
-    }
-
-    /// Mostly short, now and then as long as frames get.
-    fn length(&mut self) -> usize {
-        match self.below(8) {
-            0..4 => self.below(100),
-            4..7 => self.below(1514),
-            _ => self.below(MAX_FRAME - VNET_LEN),
-        }
+/// Mostly short, now and then as long as frames get.
+fn length(chance: &mut Chance) -> usize {
+    match chance.below(8) {
+        0..4 => chance.below(100),
+        4..7 => chance.below(1514),
+        _ => chance.below(MAX_FRAME - VNET_LEN),
     }
 }

@@ -72,7 +72,7 @@ fn date(text: &str) -> Option<i64> {
     let [hour, minute, second] =
         fields(&format!("{time}{}", ":00".repeat(3_usize.checked_sub(given)?)), ':')?;
     let is_valid = (1..=12).contains(&month)
-        && (1..=days_in(year, month)).contains(&day)
+        && (1..=days(year, month + 1, 1) - days(year, month, 1)).contains(&day)
         && hour < 24
         && minute < 60
         && second < 60;
@@ -115,27 +115,12 @@ fn all_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since 1970 in the Gregorian calendar.
+/// Days since 1970 in the Gregorian calendar. A month beyond the last begins the next year.
 fn days(year: i64, month: i64, day: i64) -> i64 {
-    let leap_days_before = |year: i64| {
-        let last = year - 1;
-        last.div_euclid(4) - last.div_euclid(100) + last.div_euclid(400)
-    };
-    let years = (year - 1970) * 365 + leap_days_before(year) - leap_days_before(1970);
-    years + (1..month).map(|month| days_in(year, month)).sum::<i64>() + day - 1
+    // Years begin in March, so that a leap day is the last of its year; five of their months have 153 days together.
+    let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    365 * year + leap_days + (153 * month + 2) / 5 + day - 719_469
 }
 
 #[cfg(test)]
@@ -158,6 +143,8 @@ mod tests {
             ("1970-01-01", 0),
             ("1969-12-31T23:59:59Z", -1),
             ("2000-02-29", 951_782_400),
+            ("1999-12-31", 946_598_400),
+            ("0000-01-01", -62_167_219_200),
             ("2100-03-01", 4_107_542_400),
             ("1705314600", NOW),
             ("1705314600.5", NOW),

@@ -53,6 +53,14 @@ pub(crate) fn run_request(name: &str) -> CreateWorkload {
     }
 }
 
+/// Makes a workload of a process, which it lives as long as.
+fn run(control: &Control, request: CreateWorkload) -> Process {
+    let process = Process::start();
+    let name = control.block_on(control.app.create_workload(request)).unwrap().name;
+    control.block_on(control.app.attach_workload(name, process.attach())).unwrap();
+    process
+}
+
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -151,12 +159,10 @@ fn control_may_die_and_its_successor_changes_nothing() {
     let (scratch, datapath) = (Scratch::new("successor"), SimulatedDatapath::default());
     let namespaces = SimulatedNamespaces::default();
     let control = Control::start(&scratch, &datapath, &namespaces);
-    let process = Process::start();
     let host = free_port();
     let mut request = run_request("web");
     request.ports.push(publish(host.port()));
-    control.block_on(control.app.create_workload(request)).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let process = run(&control, request);
     let before = datapath.inventory();
 
     control.kill();
@@ -183,12 +189,10 @@ fn control_may_die_and_its_successor_changes_nothing() {
 fn a_dead_datapath_is_started_again_and_given_everything_while_clients_queue() {
     let (scratch, datapath) = (Scratch::new("respawn"), SimulatedDatapath::default());
     let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
-    let process = Process::start();
     let host = free_port();
     let mut request = run_request("web");
     request.ports.push(publish(host.port()));
-    control.block_on(control.app.create_workload(request)).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let _process = run(&control, request);
     let before = datapath.inventory();
     for round in 2..6 {
         datapath.kill();
@@ -205,11 +209,7 @@ fn what_died_while_no_control_ran_is_gone_at_the_next_start() {
     let (scratch, datapath) = (Scratch::new("meanwhile"), SimulatedDatapath::default());
     let namespaces = SimulatedNamespaces::default();
     let control = Control::start(&scratch, &datapath, &namespaces);
-    let (dies, lives) = (Process::start(), Process::start());
-    for (name, process) in [("dies", &dies), ("lives", &lives)] {
-        control.block_on(control.app.create_workload(run_request(name))).unwrap();
-        control.block_on(control.app.attach_workload(name.into(), process.attach())).unwrap();
-    }
+    let [dies, _lives] = ["dies", "lives"].map(|name| run(&control, run_request(name)));
     control.kill();
     drop(dies);
     let control = Control::start(&scratch, &datapath, &namespaces);
@@ -247,9 +247,7 @@ fn a_port_that_the_datapath_lost_is_made_again_once_it_can_be() {
     let (scratch, datapath) = (Scratch::new("lost"), SimulatedDatapath::default());
     let namespaces = SimulatedNamespaces::default();
     let control = Control::start(&scratch, &datapath, &namespaces);
-    let process = Process::start();
-    control.block_on(control.app.create_workload(run_request("web"))).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let process = run(&control, run_request("web"));
     let id = datapath.inventory().ports[0].id.0;
     namespaces.refuse_tap(process.pid(), "busy");
     datapath.lose_port(id);
@@ -308,10 +306,8 @@ fn a_network_in_use_stays_unless_forced() {
     let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
     let network = CreateNetwork { name: "mynet".into(), ..CreateNetwork::default() };
     control.block_on(control.app.create_network(network)).unwrap();
-    let process = Process::start();
     let request = CreateWorkload { network: Some("mynet".into()), ..run_request("web") };
-    control.block_on(control.app.create_workload(request)).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let _process = run(&control, request);
     let remove = |in_use| control.block_on(control.app.remove_network("mynet".into(), in_use));
     assert_eq!(code(remove(InUse::Refuse)), ErrorCode::Conflict);
     let unused = CreateNetwork { name: "unused".into(), ..CreateNetwork::default() };
@@ -327,9 +323,7 @@ fn a_network_in_use_stays_unless_forced() {
 fn a_running_workload_is_ended_only_by_force() {
     let (scratch, datapath) = (Scratch::new("force"), SimulatedDatapath::default());
     let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
-    let mut process = Process::start();
-    control.block_on(control.app.create_workload(run_request("web"))).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let mut process = run(&control, run_request("web"));
     let remove = |running| control.block_on(control.app.remove_workload("web".into(), running));
     assert_eq!(code(remove(Running::Refuse)), ErrorCode::Conflict);
     remove(Running::Kill).unwrap();
@@ -352,9 +346,7 @@ fn new_resolvers_reach_the_datapath() {
 fn a_declined_address_is_replaced_in_the_state_and_in_the_datapath() {
     let (scratch, datapath) = (Scratch::new("declined"), SimulatedDatapath::default());
     let control = Control::start(&scratch, &datapath, &SimulatedNamespaces::default());
-    let process = Process::start();
-    control.block_on(control.app.create_workload(run_request("web"))).unwrap();
-    control.block_on(control.app.attach_workload("web".into(), process.attach())).unwrap();
+    let _process = run(&control, run_request("web"));
     let before = datapath.inventory().ports[0].clone();
     datapath.decline_address(before.id.0, before.address);
     datapath.decline_address(before.id.0, before.address);

@@ -13,9 +13,6 @@ use crate::wire::tcp::{Flags, PROTOCOL_TCP};
 use crate::wire::udp::{PROTOCOL_UDP, UDP_LEN};
 use crate::wire::{ETHERNET_LEN, be16, be32, checksum, ipv4};
 
-/// Most pieces that one frame is cut into: no guest may turn one frame into thousands. Linux makes as many
-/// datagrams of one (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9), and 122 of TCP's least usual size of 536.
-pub const MAX_SEGMENTS: usize = 128;
 const CWR: u8 = 0x80;
 
 /// Completes a partial checksum in place. `frame` starts with its Ethernet header, and the header has
@@ -70,10 +67,7 @@ pub fn segment(
     let headers_len = transport + transport_len;
     let payload = &frame[headers_len..ETHERNET_LEN + ip.total_len];
     let size = usize::from(gso.size);
-    let count = payload.len().div_ceil(size).max(1);
-    if count > MAX_SEGMENTS {
-        return Err(DropReason::VnetHeader);
-    }
+    let count = gso.pieces(payload.len())?;
     let identification = be16(frame, ETHERNET_LEN + 4);
     let mut piece = vec![0; VNET_LEN + headers_len + size];
     piece[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());

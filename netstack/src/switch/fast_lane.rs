@@ -197,8 +197,8 @@ mod tests {
     use crate::ids::{NetworkId, PortId};
     use crate::switch::directory::Directory;
     use crate::switch::{Decision, judge};
+    use crate::testing::chance::Chance;
     use crate::testing::frames;
-    use crate::testing::impair::Chance;
     use crate::wire::ipv4::fill_checksum;
     use crate::wire::udp;
 

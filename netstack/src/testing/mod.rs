@@ -3,6 +3,7 @@
 //! [`Lab`] drives a real [`Worker`](crate::worker::Worker) over simulated ports ([`wire`]) and a simulated
 //! host ([`host`]). Nothing in it is random but by its seed, and an hour of waiting takes no time.
 
+pub mod chance;
 pub mod dhcp;
 pub mod frames;
 pub mod guest;

@@ -338,6 +338,7 @@ pub fn search_list(domain: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::chance::Chance;
     use crate::testing::dhcp::Request;
 
     fn parsed(bytes: &[u8]) -> bool {
@@ -425,23 +426,10 @@ mod tests {
 
     #[test]
     fn no_mutation_of_a_message_makes_the_parser_panic() {
-        let seed = std::env::var("LICHEN_SEED").ok().and_then(|text| text.parse().ok());
-        let mut state: u64 = seed.unwrap_or(0x9e37_79b9_7f4a_7c15);
-        println!("LICHEN_SEED={state}");
-        let mut random = move |bound: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state >> 33).expect("31 bits") % bound
-        };
+        let mut chance = Chance::seeded();
         let whole = discover().with(52, &[3]).with(61, &[1, 2]).with(55, &[1, 3]).emit();
         for _ in 0..200_000 {
-            let mut bytes = whole.clone();
-            for _ in 0..1 + random(8) {
-                let at = random(bytes.len());
-                bytes[at] = u8::try_from(random(256)).expect("a byte");
-            }
-            bytes.truncate(random(bytes.len() + 1).max(random(bytes.len() + 1)));
+            let bytes = chance.mutate(&whole);
             if let Some(message) = DhcpMessage::parse(&bytes) {
                 let ours = Ipv4Addr::new(10, 88, 0, 1);
                 let reply = Reply::new(&message, MessageType::Ack, ours, ours).finish();

@@ -253,43 +253,46 @@ pub(super) fn parse_udp(payload: &[u8]) -> Option<UdpHeader> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wire::ipv4::Ipv4Header;
     use crate::wire::tcp::{BareSegment, Flags};
 
-    fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    const FROM: &str = "10.88.0.2:1000";
+    const TO: &str = "192.0.2.1:80";
+
+    pub(crate) fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         frame.extend_from_slice(&ethertype.to_be_bytes());
         frame.extend_from_slice(payload);
         frame
     }
 
-    fn segment() -> Vec<u8> {
+    pub(crate) fn segment(from: &str, to: &str) -> Vec<u8> {
         BareSegment {
-            from: "10.88.0.2:1000".parse().unwrap(),
-            to: "192.0.2.1:80".parse().unwrap(),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
             sequence: 7,
             acknowledgement: 0,
             flags: Flags(Flags::SYN),
             window: 100,
         }
         .emit()
-        .to_vec()
     }
 
     #[test]
     fn a_syn_is_parsed_whole() {
-        let headers = Headers::parse(&frame(0x0800, &segment()), ChecksumState::Full).unwrap();
+        let headers =
+            Headers::parse(&frame(0x0800, &segment(FROM, TO)), ChecksumState::Full).unwrap();
         let Network::Ipv4(ipv4) = headers.network else { panic!("not IPv4") };
         let Transport::Tcp(tcp) = ipv4.transport else { panic!("not TCP") };
-        assert_eq!(ipv4.source_endpoint(tcp.source_port), "10.88.0.2:1000".parse().unwrap());
+        assert_eq!(ipv4.source_endpoint(tcp.source_port), FROM.parse().unwrap());
         assert_eq!((tcp.sequence, tcp.sequence_len(), tcp.payload_len), (7, 1, 0));
     }
 
     #[test]
     fn every_prefix_of_a_frame_is_refused_without_a_panic() {
-        let whole = frame(0x0800, &segment());
+        let whole = frame(0x0800, &segment(FROM, TO));
         for len in 0..whole.len() {
             assert!(Headers::parse(&whole[..len], ChecksumState::Full).is_err(), "length {len}");
         }
@@ -297,7 +300,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_checked_packet_is_noticed() {
-        let whole = frame(0x0800, &segment());
+        let whole = frame(0x0800, &segment(FROM, TO));
         for bit in ETHERNET_LEN * 8..whole.len() * 8 {
             let mut flipped = whole.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -307,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_partial_checksum_is_not_verified() {
-        let mut whole = frame(0x0800, &segment());
+        let mut whole = frame(0x0800, &segment(FROM, TO));
         whole[ETHERNET_LEN + 36] ^= 0xff;
         assert_eq!(Headers::parse(&whole, ChecksumState::Full), Err(DropReason::Checksum));
         assert!(Headers::parse(&whole, ChecksumState::Partial).is_ok());
@@ -326,7 +329,7 @@ mod tests {
     #[test]
     fn header_lengths_that_contradict_each_other_are_refused() {
         for (at, value) in [(0, 0x65), (0, 0x44), (0, 0x4f), (2, 0xff), (3, 5)] {
-            let mut packet = segment();
+            let mut packet = segment(FROM, TO);
             packet[at] = value;
             crate::wire::ipv4::fill_checksum(&mut packet, 20);
             assert_eq!(

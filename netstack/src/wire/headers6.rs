@@ -156,15 +156,8 @@ mod tests {
     use super::*;
     use crate::ids::MacAddr;
     use crate::wire::ETHERNET_LEN;
+    use crate::wire::headers::tests::{frame, segment};
     use crate::wire::headers::{Headers, Network};
-    use crate::wire::tcp::{BareSegment, Flags};
-
-    fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-        frame.extend_from_slice(&ethertype.to_be_bytes());
-        frame.extend_from_slice(payload);
-        frame
-    }
 
     fn frame6(protocol: u8, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
         let header = crate::wire::ipv6::Ipv6Header {
@@ -178,21 +171,9 @@ mod tests {
         frame(0x86dd, &[&header.emit()[..], payload].concat())
     }
 
-    fn segment6() -> Vec<u8> {
-        BareSegment {
-            from: "[fd00:0:0:1::2]:1000".parse().unwrap(),
-            to: "[2001:db8::1]:80".parse().unwrap(),
-            sequence: 7,
-            acknowledgement: 0,
-            flags: Flags(Flags::SYN),
-            window: 100,
-        }
-        .emit()
-    }
-
     #[test]
     fn a_segment_over_ipv6_is_parsed_whole() {
-        let whole = frame(0x86dd, &segment6());
+        let whole = frame(0x86dd, &segment("[fd00:0:0:1::2]:1000", "[2001:db8::1]:80"));
         let headers = Headers::parse(&whole, ChecksumState::Full).unwrap();
         let Network::Ipv6(ip) = headers.network else { panic!("not IPv6") };
         let Transport::Tcp(tcp) = ip.transport else { panic!("not TCP") };

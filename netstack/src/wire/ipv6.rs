@@ -267,6 +267,7 @@ fn read_options(options: &[u8], at: usize) -> Result<Option<UnknownOption>, Chai
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::chance::Chance;
 
     fn packet(next_header: u8, rest: &[u8]) -> Vec<u8> {
         let header = Ipv6Header {
@@ -353,14 +354,9 @@ mod tests {
         for len in 0..whole.len() {
             let _ = walk(&whole[..len]);
         }
-        let mut random = crate::wire::tests::random();
+        let mut chance = Chance::seeded();
         for _ in 0..200_000 {
-            let mut bytes = whole.clone();
-            for _ in 0..1 + random(8) {
-                let at = random(bytes.len());
-                bytes[at] = u8::try_from(random(256)).expect("a byte");
-            }
-            bytes.truncate(random(bytes.len() + 1).max(random(bytes.len() + 1)));
+            let bytes = chance.mutate(&whole);
             if let Ok(chain) = walk(&bytes) {
                 assert!(chain.len <= bytes.len(), "{bytes:?}");
             }

@@ -33,19 +33,3 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
-
-#[cfg(test)]
-pub(crate) mod tests {
-    /// Numbers below a bound, by chance and yet the same each time: `LICHEN_SEED` chooses others.
-    pub(crate) fn random() -> impl FnMut(usize) -> usize {
-        let seed = std::env::var("LICHEN_SEED").ok().and_then(|text| text.parse().ok());
-        let mut state: u64 = seed.unwrap_or(0x9e37_79b9_7f4a_7c15);
-        println!("LICHEN_SEED={state}");
-        move |bound| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state >> 33).expect("31 bits") % bound
-        }
-    }
-}

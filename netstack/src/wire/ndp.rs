@@ -270,6 +270,7 @@ pub fn is_from_link(hop_limit: u8, message: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::chance::Chance;
     use crate::testing::ndp::{advertised_lifetime, advertised_options};
 
     const MAC: MacAddr = MacAddr([2, 0x4c, 10, 88, 0, 2]);
@@ -366,14 +367,9 @@ mod tests {
             let _ = Ndp::parse(&whole[..len]);
             let _ = advertised_options(&whole[..len]);
         }
-        let mut random = crate::wire::tests::random();
+        let mut chance = Chance::seeded();
         for _ in 0..200_000 {
-            let mut bytes = whole.clone();
-            for _ in 0..1 + random(6) {
-                let at = random(bytes.len());
-                bytes[at] = u8::try_from(random(256)).expect("a byte");
-            }
-            bytes.truncate(random(bytes.len() + 1).max(random(bytes.len() + 1)));
+            let bytes = chance.mutate(&whole);
             let _ = Ndp::parse(&bytes);
         }
     }

@@ -18,7 +18,7 @@ use vm_memory::{
 };
 
 pub(crate) use self::written::WriteLog;
-use super::chain::Direction;
+use super::Direction;
 use super::layout::Layout;
 use crate::fetch;
 

@@ -1,8 +1,8 @@
 //! Following a chain of descriptors, direct and indirect, within bounds.
 
-use super::Tables;
 use super::access::{DESCRIPTOR_LEN, GuestAccess};
 use super::error::RingError;
+use super::{Direction, Tables};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -10,13 +10,6 @@ const INDIRECT: u16 = 4;
 /// The most descriptors that one frame may take us to read, and the longest indirect table. Drivers use some
 /// twenty.
 pub(super) const MAX_STEPS: u32 = 1024;
-
-/// Who a buffer is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    FromGuest,
-    ToGuest,
-}
 
 /// What one frame may still cost.
 pub(super) struct Budget {

@@ -6,12 +6,12 @@ use lichen_netstack::frame::vnet_header::VNET_LEN;
 use lichen_netstack::port::MAX_FRAME;
 use vm_memory::GuestMemoryMmap;
 
-use super::RingFeatures;
 use super::access::WriteLog;
-use super::chain::{Budget, Direction, MAX_STEPS, follow};
+use super::chain::{Budget, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
 use super::ring::Ring;
+use super::{Direction, RingFeatures};
 
 /// The queue on which a guest's driver sends.
 pub struct FromGuest {

@@ -8,6 +8,13 @@ pub mod layout;
 mod ring;
 pub mod to_guest;
 
+/// Who a buffer is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    FromGuest,
+    ToGuest,
+}
+
 /// What the guest's driver has agreed to, as far as rings care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFeatures {

@@ -6,10 +6,9 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::GuestMemoryMmap;
 
 use super::access::GuestAccess;
-use super::chain::Direction;
 use super::error::RingError;
 use super::layout::Layout;
-use super::{Notices, RingFeatures};
+use super::{Direction, Notices, RingFeatures};
 
 const NO_INTERRUPT: u16 = 1;
 /// How many frames ahead a buffer is fetched.

@@ -7,11 +7,11 @@ use lichen_netstack::port::MAX_FRAME;
 use vm_memory::GuestMemoryMmap;
 
 use super::access::WriteLog;
-use super::chain::{Budget, Direction, MAX_STEPS, follow};
+use super::chain::{Budget, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
 use super::ring::Ring;
-use super::{HeaderLayout, RingFeatures};
+use super::{Direction, HeaderLayout, RingFeatures};
 
 /// What a frame of any length takes.
 const ROOM: usize = MAX_FRAME;

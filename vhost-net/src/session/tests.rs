@@ -3,9 +3,9 @@
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
-use crate::testing::front_end::{
-    FEATURES, FROM_GUEST, FrontEnd, LOG_ALL, SET_FEATURES, SET_VRING_ENABLE, TO_GUEST, pair,
-};
+use crate::testing::front_end::messages::{SET_FEATURES, SET_VRING_ENABLE, pair};
+use crate::testing::front_end::rings::{FROM_GUEST, TO_GUEST};
+use crate::testing::front_end::{FEATURES, FrontEnd, LOG_ALL};
 
 /// A datapath that is given nothing.
 struct Nothing;

@@ -17,9 +17,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::front_end::{
-    FEATURES, LOG_ALL, MEMORY, USER, log, logged_ring_address, message, pair, region, ring_address,
-};
+use super::front_end::messages::{log, message, pair, region};
+use super::front_end::rings::{logged_ring_address, ring_address};
+use super::front_end::{FEATURES, LOG_ALL, MEMORY, USER};
 use crate::port::VhostPort;
 use crate::service::Datapath;
 use crate::session::Session;

@@ -15,7 +15,8 @@ use lichen_netstack::ids::{MacAddr, PortId};
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
 use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::service::{Datapath, Service};
-use lichen_vhost_net::testing::front_end::{FEATURES, FROM_GUEST, FrontEnd, TO_GUEST};
+use lichen_vhost_net::testing::front_end::FrontEnd;
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, TO_GUEST};
 
 /// The port that is attacked, and its neighbour.
 pub(crate) const A: PortId = PortId(1);
@@ -83,15 +84,20 @@ impl Bed {
 
     /// A guest that is set up and connected.
     pub(crate) fn guest(&self, port: PortId) -> FrontEnd {
-        self.guest_with(port, FEATURES)
+        self.guest_that(port, |_| {})
     }
 
     /// The same, whose driver agrees to these features.
     pub(crate) fn guest_with(&self, port: PortId, features: u64) -> FrontEnd {
+        self.guest_that(port, |guest| guest.agree_to(features))
+    }
+
+    /// The same, changed before it is set up.
+    pub(crate) fn guest_that(&self, port: PortId, change: impl Fn(&mut FrontEnd)) -> FrontEnd {
         // An earlier connection may not have been seen to end yet; monitors try again.
         let guest = loop {
             let mut guest = self.connect(port);
-            guest.agree_to(features);
+            change(&mut guest);
             if guest.set_up_like_qemu().is_ok() {
                 break guest;
             }
@@ -162,8 +168,9 @@ impl Bed {
     }
 
     /// Ten frames each way through a port, every byte compared.
-    pub(crate) fn exchange(&self, port: PortId, guest: &mut FrontEnd, round: u16) {
-        let frames: Vec<Vec<u8>> = (0..10).map(|number| frame(round * 10 + number)).collect();
+    pub(crate) fn exchange(&self, port: PortId, guest: &mut FrontEnd) {
+        let numbers = guest.posted()..guest.posted() + 10;
+        let frames: Vec<Vec<u8>> = numbers.clone().map(frame).collect();
         for frame in &frames {
             guest.transmit(frame);
         }
@@ -172,10 +179,23 @@ impl Bed {
         guest.post(10);
         assert_eq!(self.send(port, &frames), [Transmit::Sent; 10]);
         assert_eq!(guest.used(TO_GUEST), 10);
-        for (number, frame) in (0..).zip(&frames) {
-            let received = guest.received(round * 10 + number, frame.len());
+        for (number, frame) in numbers.zip(&frames) {
+            let received = guest.received(number, frame.len());
             assert_eq!(received[12..], frame[12..]);
         }
+    }
+
+    /// The attacker is cut off, which is told in these words; the neighbour goes on.
+    #[track_caller]
+    pub(crate) fn assert_costs_its_port_only(
+        &self,
+        mut attacker: FrontEnd,
+        words: &str,
+        neighbour: &mut FrontEnd,
+    ) {
+        assert!(attacker.is_closed(), "{words}: the connection goes on");
+        self.wait_for_trouble(A, words);
+        self.exchange(B, neighbour);
     }
 }
 

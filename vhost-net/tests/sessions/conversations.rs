@@ -3,9 +3,9 @@
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::MacAddr;
 use lichen_netstack::port::{Offloads, Port, Transmit};
-use lichen_vhost_net::testing::front_end::{
-    FROM_GUEST, SEND_RARP, SIZE, TO_GUEST, WITH_TSO, WITH_USO,
-};
+use lichen_vhost_net::testing::front_end::messages::SEND_RARP;
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{WITH_TSO, WITH_USO};
 
 use crate::bed::{A, B, Bed, MAC, eventually, frame};
 
@@ -13,8 +13,8 @@ use crate::bed::{A, B, Bed, MAC, eventually, frame};
 fn frames_pass_both_ways_after_the_messages_of_qemu() {
     let bed = Bed::new();
     let mut guest = bed.guest(A);
-    for round in 0..20 {
-        bed.exchange(A, &mut guest, round);
+    for _ in 0..20 {
+        bed.exchange(A, &mut guest);
     }
     assert_eq!(bed.with(A, |rings| rings.offloads()), Offloads::Checksum);
 }
@@ -41,7 +41,7 @@ fn frames_pass_both_ways_after_the_messages_of_cloud_hypervisor() {
     let mut guest = bed.connect(A);
     guest.set_up_like_cloud_hypervisor().unwrap();
     bed.wait_for(A, |state| *state == LinkState::Connected);
-    bed.exchange(A, &mut guest, 0);
+    bed.exchange(A, &mut guest);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn one_batch_is_one_call_in_each_direction() {
     let mut guest = bed.guest(A);
     // Each was rung once when it was handed over.
     assert_eq!((guest.calls(TO_GUEST), guest.calls(FROM_GUEST)), (1, 1));
-    bed.exchange(A, &mut guest, 0);
+    bed.exchange(A, &mut guest);
     let calls = (guest.calls(TO_GUEST), guest.calls(FROM_GUEST));
     assert_eq!(calls, (1, 1));
 }
@@ -68,7 +68,7 @@ fn a_guest_that_is_announced_under_its_own_address_is_welcome_and_under_another_
     // Who does not ask is not answered, and the rings run on meanwhile.
     guest.send(SEND_RARP, &own, &[]).unwrap();
     assert!(bed.is_plugged(A));
-    bed.exchange(A, &mut guest, 0);
+    bed.exchange(A, &mut guest);
     assert_eq!(bed.state(A), LinkState::Connected);
 }
 
@@ -76,7 +76,7 @@ fn a_guest_that_is_announced_under_its_own_address_is_welcome_and_under_another_
 fn a_guest_that_restarts_its_rings_goes_on_where_it_was() {
     let bed = Bed::new();
     let mut guest = bed.guest(A);
-    bed.exchange(A, &mut guest, 0);
+    bed.exchange(A, &mut guest);
     assert_eq!(guest.stop_ring(TO_GUEST).unwrap(), 10);
     bed.wait_for(A, |state| *state == LinkState::Waiting);
     assert!(!bed.is_plugged(A), "a stopped ring is used by nobody");
@@ -86,7 +86,7 @@ fn a_guest_that_restarts_its_rings_goes_on_where_it_was() {
     }
     guest.barrier().unwrap();
     bed.wait_for(A, |state| *state == LinkState::Connected);
-    bed.exchange(A, &mut guest, 1);
+    bed.exchange(A, &mut guest);
 }
 
 #[test]
@@ -95,11 +95,11 @@ fn a_monitor_that_was_cut_off_connects_again_and_a_second_one_is_turned_away() {
     let mut guest = bed.guest(A);
     let mut second = bed.connect(A);
     assert!(second.is_closed(), "one at a time");
-    bed.exchange(A, &mut guest, 0);
+    bed.exchange(A, &mut guest);
     drop(guest);
     bed.wait_for(A, |state| *state == LinkState::Waiting);
     let mut again = bed.guest(A);
-    bed.exchange(A, &mut again, 0);
+    bed.exchange(A, &mut again);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn frames_wait_for_a_guest_without_buffers_and_the_rest_is_turned_away() {
     assert_eq!(kept, 1024);
     assert!(sent[1024..].iter().all(|it| *it == Transmit::Full));
     assert!(!bed.with(A, |rings| rings.has_room()));
-    bed.exchange(B, &mut neighbour, 0);
+    bed.exchange(B, &mut neighbour);
     let mut came = 0;
     while came < kept {
         guest.post(SIZE);

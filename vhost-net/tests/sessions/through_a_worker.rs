@@ -15,9 +15,8 @@ use lichen_netstack::testing::specs;
 use lichen_netstack::time::Instant;
 use lichen_netstack::worker::{Worker, WorkerCommand, WorkerEvent};
 use lichen_vhost_net::port::VhostPort;
-use lichen_vhost_net::testing::front_end::{
-    FEATURES, FROM_GUEST, FrontEnd, SIZE, TO_GUEST, WITH_TSO, WITH_USO,
-};
+use lichen_vhost_net::testing::front_end::rings::{FROM_GUEST, SIZE, TO_GUEST};
+use lichen_vhost_net::testing::front_end::{FEATURES, FrontEnd, WITH_TSO, WITH_USO};
 use vm_memory::{Bytes as _, GuestAddress};
 
 use crate::bed::{A, B, Bed, Watchdog};

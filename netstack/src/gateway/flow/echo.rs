@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::datagram_table::{Bounds, DatagramTable};
-use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
+use super::outgoing::{MAX_BURST, Options, Outgoing, Quote, Sending, tell, tell_bounces, try_send};
 use super::view::FlowView;
 use super::{FlowContext, FlowKey, Work};
 use crate::command::FlowProtocol;

@@ -9,6 +9,7 @@ mod direct;
 pub mod echo;
 pub mod idle_queue;
 mod one_shot;
+pub mod outgoing;
 mod past;
 pub mod published;
 mod ring_memory;
@@ -118,12 +119,20 @@ pub enum ForwardSource {
 }
 
 impl ForwardSource {
-    /// The address.
-    pub fn ip(self) -> IpAddr {
-        match self {
-            Self::Client(client) => client.ip(),
-            Self::Gateway(ip) => ip,
-        }
+    /// The two ends of a client's flow as the guest sees them: the client's own port where the source is kept and
+    /// that is free, the first of `ports` that is else.
+    fn key(
+        self,
+        guest: SocketAddr,
+        ports: impl Iterator<Item = u16>,
+        is_free: impl Fn(&FlowKey) -> bool,
+    ) -> Option<FlowKey> {
+        let (own, ip) = match self {
+            Self::Client(client) => (Some(client), client.ip()),
+            Self::Gateway(ip) => (None, ip),
+        };
+        let remotes = own.into_iter().chain(ports.map(|port| SocketAddr::new(ip, port)));
+        remotes.map(|remote| FlowKey { guest, remote }).find(is_free)
     }
 }
 

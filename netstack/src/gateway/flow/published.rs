@@ -16,8 +16,9 @@ use slab::Slab;
 
 use super::datagram_batch::Batch;
 use super::datagram_table::{Bounds, DatagramTable};
+use super::outgoing::{MAX_BURST, Options, Outgoing, Quote, Sending, send, tell_bounces};
 use super::train::Train;
-use super::udp::{MAX_BURST, Options, Outgoing, Quote, Sending, send, send_train, tell_bounces};
+use super::udp::send_train;
 use super::view::FlowView;
 use super::{FlowContext, FlowKey, ForwardSource, Work};
 use crate::budget::SourceLimit;
@@ -263,31 +264,19 @@ impl<D: Datagram> PublishedFlows<D> {
         Ok(inserted)
     }
 
-    /// The two ends of a client's flow as the guest sees them: the client's own port where the source is
-    /// kept and that is free, a free one else.
     fn key(
         &mut self,
         guest: SocketAddr,
         source: ForwardSource,
         admission: &Admission<'_>,
     ) -> Option<FlowKey> {
-        let clients = &self.clients;
-        let is_free = |key: &FlowKey| clients.find(key).is_none() && !(admission.is_taken)(key);
-        if let ForwardSource::Client(client) = source {
-            let key = FlowKey { guest, remote: client };
-            if is_free(&key) {
-                return Some(key);
-            }
-        }
-        for _ in FIRST_PORT..=u16::MAX {
+        let ports = (FIRST_PORT..=u16::MAX).map(|_| {
             let port = self.next_port;
             self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
-            let key = FlowKey { guest, remote: SocketAddr::new(source.ip(), port) };
-            if is_free(&key) {
-                return Some(key);
-            }
-        }
-        None
+            port
+        });
+        source
+            .key(guest, ports, |key| self.clients.find(key).is_none() && !(admission.is_taken)(key))
     }
 
     /// Sends a guest's datagram to the client that `key` stands for; false when there is none. It may wait

@@ -1,6 +1,9 @@
 //! A monitor without a guest: it speaks vhost-user over a socket, with memory in a file that it shares, and
 //! plays the guest's driver on all rings. It sends what it is told, valid or not.
 
+pub mod messages;
+pub mod rings;
+
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
@@ -8,7 +11,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,19 +18,19 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
+use self::messages::{
+    ADD_MEM_REG, GET_FEATURES, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_VRING_BASE, SET_FEATURES,
+    SET_LOG_BASE, SET_MEM_TABLE, SET_OWNER, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE,
+    SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, log, message, pair, region,
+};
+use self::rings::{SIZE, logged_ring_address, ring_address};
+
 /// Bytes of memory.
 pub const MEMORY: u64 = 0x40_0000;
 /// Where the monitor says that it sees the memory.
 pub const USER: u64 = 0x7000_0000_0000;
-/// Descriptors of each ring.
-pub const SIZE: u16 = 64;
-/// Bytes of each buffer.
-const BUFFER: u64 = 2048;
 /// Rings that there is memory for.
 const RINGS: usize = 8;
-/// Where a ring's available and used ring lie, from its own start.
-const AVAILABLE: u64 = 0x4000;
-const USED: u64 = 0x8000;
 
 /// What a driver without segmentation agrees to: VERSION_1, PROTOCOL_FEATURES, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF,
 /// GUEST_CSUM, CSUM.
@@ -43,11 +45,6 @@ pub const LOG_ALL: u64 = 1 << 26;
 
 /// What QEMU agrees to of the protocol: MQ, LOG_SHMFD, RARP, REPLY_ACK.
 const QEMUS_PROTOCOL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 3;
-
-/// The first ring to the guest, and the first from it; those of the next pair are two further.
-pub const TO_GUEST: usize = 0;
-/// See [`TO_GUEST`].
-pub const FROM_GUEST: usize = 1;
 
 /// A connection and the memory behind it.
 pub struct FrontEnd {
@@ -267,212 +264,8 @@ impl FrontEnd {
         let body = self.ask(GET_VRING_BASE, &pair(index, 0))?;
         Ok(u32::from_ne_bytes(body[4..8].try_into().expect("four bytes")))
     }
-
-    /// Sends a frame, virtio-net header in front, and kicks.
-    pub fn transmit(&mut self, frame: &[u8]) {
-        self.transmit_on(FROM_GUEST, frame);
-    }
-
-    /// The same on any ring.
-    pub fn transmit_on(&mut self, ring: usize, frame: &[u8]) {
-        let slot = self.available[ring] & (SIZE - 1);
-        let buffer = buffer_address(ring, slot);
-        self.write(buffer, frame);
-        self.offer(ring, slot, buffer, u32::try_from(frame.len()).expect("a frame"), 0);
-    }
-
-    /// Gives the device room for `count` frames, and kicks.
-    pub fn post(&mut self, count: u16) {
-        self.post_on(TO_GUEST, count);
-    }
-
-    /// The same on any ring.
-    pub fn post_on(&mut self, ring: usize, count: u16) {
-        for _ in 0..count {
-            let slot = self.available[ring] & (SIZE - 1);
-            let buffer = buffer_address(ring, slot);
-            let len = u32::try_from(BUFFER).expect("2048");
-            self.offer(ring, slot, buffer, len, 2);
-        }
-    }
-
-    /// Makes one descriptor available, and kicks.
-    pub fn offer(&mut self, ring: usize, slot: u16, address: u64, len: u32, flags: u16) {
-        let mut descriptor = address.to_le_bytes().to_vec();
-        descriptor.extend_from_slice(&len.to_le_bytes());
-        descriptor.extend_from_slice(&flags.to_le_bytes());
-        descriptor.extend_from_slice(&[0; 2]);
-        self.write(start(ring) + 16 * u64::from(slot), &descriptor);
-        let at = start(ring) + AVAILABLE + 4 + 2 * u64::from(self.available[ring] & (SIZE - 1));
-        self.write(at, &slot.to_le_bytes());
-        self.set_available(ring, self.available[ring].wrapping_add(1));
-    }
-
-    /// Sets an available index to anything, and kicks.
-    pub fn set_available(&mut self, ring: usize, index: u16) {
-        self.available[ring] = index;
-        let at = GuestAddress(start(ring) + AVAILABLE + 2);
-        self.memory.store(index.to_le(), at, Ordering::Release).expect("inside");
-        let _ = rustix::io::write(&*self.kicks[ring], &1u64.to_ne_bytes());
-    }
-
-    /// How many descriptors of a ring came back since this was asked last.
-    pub fn used(&mut self, ring: usize) -> u16 {
-        let at = GuestAddress(start(ring) + USED + 2);
-        let index: u16 = self.memory.load(at, Ordering::Acquire).expect("inside");
-        let new = u16::from_le(index).wrapping_sub(self.seen[ring]);
-        self.seen[ring] = u16::from_le(index);
-        new
-    }
-
-    /// The frame in the buffer that was posted `number`th.
-    pub fn received(&self, number: u16, len: usize) -> Vec<u8> {
-        self.received_on(TO_GUEST, number, len)
-    }
-
-    /// The same on any ring.
-    pub fn received_on(&self, ring: usize, number: u16, len: usize) -> Vec<u8> {
-        let mut frame = vec![0; len];
-        let at = buffer_address(ring, number);
-        self.memory.read_slice(&mut frame, GuestAddress(at)).expect("inside");
-        frame
-    }
-
-    /// How often the device has called for a ring since this was asked last.
-    pub fn calls(&self, ring: usize) -> u64 {
-        let mut count = [0; 8];
-        rustix::io::ioctl_fionbio(&*self.calls[ring], true).expect("an eventfd");
-        match rustix::io::read(&*self.calls[ring], &mut count) {
-            Ok(_) => u64::from_ne_bytes(count),
-            Err(_) => 0,
-        }
-    }
-
-    /// Wants to be called for the next descriptor that comes back.
-    pub fn want_call(&self, ring: usize) {
-        let wish = start(ring) + AVAILABLE + 4 + 2 * u64::from(SIZE);
-        self.write(wish, &self.seen[ring].to_le_bytes());
-    }
-
-    /// Makes a ring's call as full as a writer can make it, and has the next writer wait: the flag is shared by
-    /// all who have the descriptor.
-    pub fn fill_call(&self, ring: usize) {
-        let most = (u64::MAX - 1).to_ne_bytes();
-        rustix::io::write(&*self.calls[ring], &most).expect("it was empty");
-        rustix::io::ioctl_fionbio(&*self.calls[ring], false).expect("an eventfd");
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) {
-        self.memory.write_slice(bytes, GuestAddress(at)).expect("inside");
-    }
-}
-
-/// Where the buffer lies that is posted `number`th on a ring.
-pub fn buffer_address(ring: usize, number: u16) -> u64 {
-    buffers(ring) + u64::from(number & (SIZE - 1)) * BUFFER
-}
-
-/// Where a ring's used ring lies.
-pub fn used_address(ring: usize) -> u64 {
-    start(ring) + USED
-}
-
-/// Where a ring's descriptors lie.
-fn start(ring: usize) -> u64 {
-    0x1_0000 * (ring as u64 + 1)
-}
-
-/// Where its buffers begin: the first of those to the guest at one MiB, of those from it at two.
-fn buffers(ring: usize) -> u64 {
-    let (pair, direction) = (ring as u64 / 2, ring as u64 % 2);
-    0x10_0000 * (direction + 1) + u64::from(SIZE) * BUFFER * pair
 }
 
 fn number_of(ring: usize) -> u32 {
     u32::try_from(ring).expect("eight rings")
 }
-
-/// A message with a valid header.
-pub fn message(request: u32, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(body.len()).expect("messages are short");
-    let mut bytes: Vec<u8> = [request, 1, len].into_iter().flat_map(u32::to_ne_bytes).collect();
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// The body of most messages: a ring and a number.
-pub fn pair(ring: u32, number: u32) -> Vec<u8> {
-    [ring, number].into_iter().flat_map(u32::to_ne_bytes).collect()
-}
-
-/// One region of memory as messages describe it.
-pub fn region(guest: u64, len: u64, user: u64, offset: u64) -> Vec<u8> {
-    [guest, len, user, offset].into_iter().flat_map(u64::to_ne_bytes).collect()
-}
-
-/// The body of `SET_VRING_ADDR` for a ring where it belongs.
-pub fn ring_address(ring: u32) -> Vec<u8> {
-    let start = USER + start(usize::try_from(ring & 7).expect("three bits"));
-    let mut body = pair(ring, 0);
-    for address in [start, start + USED, start + AVAILABLE, 0] {
-        body.extend_from_slice(&address.to_ne_bytes());
-    }
-    body
-}
-
-/// The same for a ring whose used ring is to be logged as if it lay at `log`.
-pub fn logged_ring_address(ring: u32, log: u64) -> Vec<u8> {
-    let mut body = ring_address(ring);
-    body[4] = 1;
-    body[32..].copy_from_slice(&log.to_ne_bytes());
-    body
-}
-
-/// The body of `SET_LOG_BASE`.
-pub fn log(len: u64, offset: u64) -> Vec<u8> {
-    [len, offset].into_iter().flat_map(u64::to_ne_bytes).collect()
-}
-
-// Messages by their number in the vhost-user specification.
-/// `GET_FEATURES`.
-pub const GET_FEATURES: u32 = 1;
-/// `SET_FEATURES`.
-pub const SET_FEATURES: u32 = 2;
-/// `SET_OWNER`.
-pub const SET_OWNER: u32 = 3;
-/// `SET_MEM_TABLE`.
-pub const SET_MEM_TABLE: u32 = 5;
-/// `SET_LOG_BASE`.
-pub const SET_LOG_BASE: u32 = 6;
-/// `SET_LOG_FD`.
-pub const SET_LOG_FD: u32 = 7;
-/// `SET_VRING_NUM`.
-pub const SET_VRING_NUM: u32 = 8;
-/// `SET_VRING_ADDR`.
-pub const SET_VRING_ADDR: u32 = 9;
-/// `SET_VRING_BASE`.
-pub const SET_VRING_BASE: u32 = 10;
-/// `GET_VRING_BASE`.
-pub const GET_VRING_BASE: u32 = 11;
-/// `SET_VRING_KICK`.
-pub const SET_VRING_KICK: u32 = 12;
-/// `SET_VRING_CALL`.
-pub const SET_VRING_CALL: u32 = 13;
-/// `GET_PROTOCOL_FEATURES`.
-pub const GET_PROTOCOL_FEATURES: u32 = 15;
-/// `SET_PROTOCOL_FEATURES`.
-pub const SET_PROTOCOL_FEATURES: u32 = 16;
-/// `GET_QUEUE_NUM`.
-pub const GET_QUEUE_NUM: u32 = 17;
-/// `SET_VRING_ENABLE`.
-pub const SET_VRING_ENABLE: u32 = 18;
-/// `SEND_RARP`.
-pub const SEND_RARP: u32 = 19;
-/// `GET_INFLIGHT_FD`.
-pub const GET_INFLIGHT_FD: u32 = 31;
-/// `SET_INFLIGHT_FD`.
-pub const SET_INFLIGHT_FD: u32 = 32;
-/// `ADD_MEM_REG`.
-pub const ADD_MEM_REG: u32 = 37;
-/// `REM_MEM_REG`.
-pub const REM_MEM_REG: u32 = 38;
