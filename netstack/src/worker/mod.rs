@@ -56,6 +56,8 @@ enum Taken {
     All,
     /// The turn was over first.
     More,
+    /// There may be more, but what came is to go on first.
+    Question,
     /// No frame will ever come again.
     Gone,
 }
@@ -217,21 +219,24 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         match taken {
             Taken::Gone => self.lose_slot(slot, "its frames come from nowhere any more"),
             Taken::More => self.again.push(token),
-            Taken::All => {}
+            Taken::All | Taken::Question => {}
         }
         self.run_names(now);
         self.flush();
     }
 
-    /// A guest that asks and waits sends one frame at a time: where it was so last time, that frame goes on before
-    /// another is looked for.
+    /// Takes a turn's frames, and serves the flows that they touched. A guest that asks and waits sends one frame at a
+    /// time: where it was so last time, its question goes on before another frame is looked for.
     fn take_turn(&mut self, now: Instant, slot: u16) -> Taken {
         let Some(Some(open)) = self.slots.get(usize::from(slot)) else { return Taken::All };
-        let before = open.counters.frames_from_guest;
-        let first = if open.asks_and_waits { 1 } else { MAX_BATCH };
-        let mut taken = self.take_batch(now, slot, first);
-        if first < MAX_BATCH && taken == Taken::More {
-            taken = self.take_batch(now, slot, MAX_BATCH);
+        let (before, pause) = (open.counters.frames_from_guest, open.asks_and_waits);
+        let mut taken = self.take_frames(now, slot, pause);
+        if taken == Taken::Question {
+            self.end_batch(now, slot);
+            taken = self.take_frames(now, slot, false);
+        }
+        if taken != Taken::Gone {
+            self.end_batch(now, slot);
         }
         if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
             open.asks_and_waits = open.counters.frames_from_guest == before + 1;
@@ -239,18 +244,9 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         taken
     }
 
-    /// Takes at most that many frames, and serves the flows that they touched.
-    fn take_batch(&mut self, now: Instant, slot: u16, most: usize) -> Taken {
-        let taken = self.take_frames(now, slot, most);
-        if taken != Taken::Gone {
-            self.end_batch(now, slot);
-        }
-        taken
-    }
-
-    /// Takes and handles the frames of a batch. Who is where does not change meanwhile, so the network is looked
-    /// up once.
-    fn take_frames(&mut self, now: Instant, slot: u16, most: usize) -> Taken {
+    /// Takes and handles at most a batch, or up to the first for the gateway, to `pause` there. Who is where does not
+    /// change meanwhile, so the network is looked up once.
+    fn take_frames(&mut self, now: Instant, slot: u16, pause: bool) -> Taken {
         let Self {
             slots, directory, host, names, received, scratch, events, touched, links, ..
         } = self;
@@ -258,7 +254,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let network = directory.network(open.spec.network);
         let mut lane = network.map(FastLane::new);
         let mut bytes = 0;
-        for _ in 0..most {
+        for _ in 0..MAX_BATCH {
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
             let len = match open.io.receive(received) {
                 Receive::Frame(len) => len,
@@ -300,6 +296,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                     } else if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
                         open.counters.drop(DropReason::UnknownUnicast);
                     }
+                } else if pause {
+                    return Taken::Question;
                 }
             }
             if bytes >= MAX_BATCH_BYTES {
