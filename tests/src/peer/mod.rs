@@ -7,6 +7,7 @@ mod echo;
 mod greet;
 mod lease;
 mod offload;
+mod pair;
 mod raw;
 mod shape;
 mod slow_names;
@@ -39,6 +40,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             shape::shape([(near, near_name), (far, far_name)], forth, back)
         }
         ["offload"] => offload::compare(),
+        ["pair", kind, rest @ ..] => pair::pair(kind, rest),
         _ => return ExitCode::FAILURE,
     };
     match done {
