@@ -7,6 +7,8 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -29,7 +31,7 @@ use crate::{VERSION, VERSION_HEADER};
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Longest wait for an answer; attaching waits for the netns helper and the datapath.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +64,9 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the daemon closed the connection before it answered; see its log in daemon.log")]
     Connection(#[from] hyper::Error),
+    /// The connection broke, after it was upgraded.
+    #[error("the connection to the daemon broke before it answered; see its log in daemon.log")]
+    Broken(#[source] io::Error),
     /// No answer in time.
     #[error("the daemon did not answer within {} s; see its log in daemon.log", PATIENCE.as_secs())]
     TimedOut,
@@ -261,37 +266,48 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<(Response<Incoming>, JoinHandle<Result<(), hyper::Error>>), ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) = self.connect().await?;
         let connection = tokio::spawn(connection);
         let body = match body {
             Some(value) => serde_json::to_vec(value).expect("our own shapes are always JSON"),
             None => Vec::new(),
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "lichen")
+        let request = Self::head(method, path)
             .header("content-type", "application/json")
-            .header(VERSION_HEADER, VERSION)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| ClientError::Answer(error.to_string()))?;
         Ok((sender.send_request(request).await?, connection))
     }
+
+    /// A connection of its own for one request.
+    pub(crate) async fn connect(
+        &self,
+    ) -> Result<(SendRequest<Full<Bytes>>, Connection), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        Ok(http1::handshake(TokioIo::new(stream)).await?)
+    }
+
+    /// The beginning of every request.
+    pub(crate) fn head(method: Method, path: &str) -> request::Builder {
+        let head = Request::builder().method(method).uri(path);
+        head.header("host", "lichen").header(VERSION_HEADER, VERSION)
+    }
 }
 
+/// What a connection to the daemon is driven by.
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
 /// A response that has been read.
-struct Whole {
+pub(crate) struct Whole {
     status: StatusCode,
     daemon: Option<String>,
     bytes: Bytes,
 }
 
 /// Reads a response whole, and ends its connection.
-async fn whole(
+pub(crate) async fn whole(
     response: Response<Incoming>,
     connection: &JoinHandle<Result<(), hyper::Error>>,
 ) -> Result<Whole, ClientError> {
@@ -349,7 +365,7 @@ impl Whole {
         Ok((creation, answer))
     }
 
-    fn refusal(self) -> ClientError {
+    pub(crate) fn refusal(self) -> ClientError {
         let daemon = self.daemon.unwrap_or_else(|| "unknown".to_owned());
         match serde_json::from_slice::<ErrorBody>(&self.bytes) {
             Ok(ErrorBody { error }) if error.code == ErrorCode::VersionSkew => {
@@ -367,7 +383,7 @@ impl Whole {
 }
 
 /// `text` as one segment of a path: everything but unreserved characters percent-encoded (RFC 3986).
-fn segment(text: &str) -> String {
+pub(crate) fn segment(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));

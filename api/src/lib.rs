@@ -8,6 +8,7 @@
 
 mod capture;
 mod client;
+mod descriptor;
 mod directories;
 mod drops;
 mod error;
@@ -19,6 +20,7 @@ mod workload;
 
 pub use capture::{Capture, CaptureRequest, CapturedFlow, MAX_SNAPLEN};
 pub use client::{Client, ClientError, Creation, Force};
+pub use descriptor::{DESCRIPTOR_UPGRADE, Plugged, UnfitDescriptor, attachment_of};
 pub use directories::{
     Directories, DirectoryError, MAX_SOCKET_PATH, RuntimeDirectory, StateDirectory,
 };

@@ -34,15 +34,20 @@ pub fn main(control: fn(DaemonRole) -> ExitCode) -> ExitCode {
     {
         return control(daemon.role());
     }
+    let passed = match commands::plug::passed(&arguments.command) {
+        Ok(passed) => passed,
+        Err(error) => return exit::failed(&arguments.command, &error),
+    };
     // One thread: `run` makes namespaces, which a process with several threads may not.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&arguments.command, &error),
     };
-    let result = match &arguments.command {
-        Command::Run(run) => commands::run::run(run, output, &runtime),
-        Command::Vm(args::VmCommand::Run(run)) => commands::vm::run(run, &runtime),
-        command => runtime.block_on(dispatch(command, output)),
+    let result = match (&arguments.command, passed) {
+        (_, Some(passed)) => runtime.block_on(commands::plug::plug(passed, output)),
+        (Command::Run(run), _) => commands::run::run(run, output, &runtime),
+        (Command::Vm(args::VmCommand::Run(run)), _) => commands::vm::run(run, &runtime),
+        (command, _) => runtime.block_on(dispatch(command, output)),
     };
     result.unwrap_or_else(|error| exit::failed(&arguments.command, error.as_ref()))
 }

@@ -2,7 +2,8 @@
 //!
 //! These are the words only; how they travel (a stream socket, u32 length + JSON, descriptors with the
 //! first byte) is the business of whoever owns the socket. Every command is idempotent: applying it
-//! twice is applying it once, so a control that is unsure may always say it again.
+//! twice is applying it once, so a control that is unsure may always say it again. ([`Command::Plug`] is answered
+//! by [`Answer::Busy`] then.)
 //!
 //! A command or answer that brings a descriptor says so in its documentation. Control keeps its own copy of
 //! listeners (a datapath that dies is given them again); taps it opens anew.
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +62,14 @@ pub enum Command {
     /// Answered by [`Answer::Done`] with a copy of the socket of a port that [has one](Attachment::is_socket),
     /// for the same reason.
     TakeSocket {
+        /// The port.
+        port: PortId,
+    },
+    /// Serves a guest whose monitor holds the other end of the connected unix socket that comes with this command, as
+    /// one that had come to the port's own socket: of a stream for [`Attachment::UnixStream`], of datagrams for
+    /// [`Attachment::UnixDatagram`]. Answered by [`Answer::Busy`] while the port has a guest. Nobody keeps a copy: what
+    /// ends with its monitor or with the datapath is over.
+    Plug {
         /// The port.
         port: PortId,
     },
@@ -176,6 +185,14 @@ impl Attachment {
             Self::VhostUser | Self::UnixStream | Self::UnixDatagram => true,
         }
     }
+
+    /// Whether a monitor hands over whole frames at that socket.
+    pub fn takes_frames(self) -> bool {
+        match self {
+            Self::Tap | Self::VhostUser => false,
+            Self::UnixStream | Self::UnixDatagram => true,
+        }
+    }
 }
 
 /// One opening from a workload to the host's loopback (`--allow-host 5432` or `53/udp`).
@@ -251,6 +268,8 @@ pub enum Answer {
     Statistics(Statistics),
     /// To [`Command::Flows`].
     Flows(Flows),
+    /// To [`Command::Plug`]: the port has a guest already, which stays.
+    Busy,
     /// The command was refused; nothing changed.
     Refused {
         /// What was wrong and what to do.

@@ -3,6 +3,8 @@
 //! This is the only place that decides which slot of which worker a port lives in. It owns no frame and no
 //! flow; it builds the directory that workers look into, and hands them descriptors.
 
+mod attacher;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -17,39 +19,17 @@ use crate::command::{
 use crate::host::PublishedSocket;
 use crate::host::sys::{SysDatagram, SysHost, SysListener};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
-use crate::port::Port;
 use crate::port::recording::Recorder;
 use crate::switch::directory::{Directory, Location};
 use crate::worker::event_loop::WorkerHandle;
 use crate::worker::{Possessions, WorkerCommand};
 
+pub use self::attacher::{Attacher, Plugged};
+
 /// Resolvers that are used at most.
 pub const MAX_RESOLVERS: usize = 8;
 /// Ports of one datapath at once.
 pub const MAX_PORTS: usize = 1024;
-
-/// Makes ports of the descriptors that control hands over.
-pub trait Attacher {
-    /// What it makes.
-    type Port: Port;
-
-    /// A port for that place with these frames, which its worker has been told to watch. Called for a new
-    /// port, and when control has opened a port again.
-    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Self::Port>;
-
-    /// A port without a guest, for a slot whose guest connects to a socket.
-    fn unplugged(&mut self) -> Self::Port;
-
-    /// The port is in its place; from now on guests that connect to `socket` are plugged into it. Replaces
-    /// an earlier socket, while a guest that is connected stays.
-    fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()>;
-
-    /// A port goes to another place if `go` says so; until it has said so no guest is plugged in or out.
-    fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool;
-
-    /// A port has been removed.
-    fn detach(&mut self, port: PortId);
-}
 
 /// Networks, ports and forwards, and the workers that serve them.
 pub struct Datapath<A: Attacher> {
@@ -110,6 +90,12 @@ pub enum CommandError {
     /// A port that is not there, or whose guest does not connect to a socket.
     #[error("port {0} has no socket")]
     NoSocket(PortId),
+    /// A port that is not there, or whose guest does not hand over whole frames.
+    #[error("port {0} does not exist, or takes no whole frames over a socket")]
+    NoFrames(PortId),
+    /// A second guest of one port.
+    #[error("port {0} has a guest already")]
+    Busy(PortId),
     /// A gateway outside its subnet, or an MTU below what every IPv4 host takes (RFC 791).
     #[error("network {0} has a gateway outside its subnet or an MTU below 576")]
     InvalidNetwork(NetworkId),
@@ -239,6 +225,7 @@ impl<A: Attacher> Datapath<A> {
             Command::RemoveNetwork { network } => self.remove_network(network),
             Command::SetPort(spec) => self.set_port(spec, descriptor)?,
             Command::RemovePort { port } => self.remove_port(port),
+            Command::Plug { port } => self.plug(port, descriptor)?,
             Command::SetForward(spec) => self.set_forward(spec, descriptor)?,
             Command::RemoveForward { forward } => self.remove_forward(forward),
             Command::SetResolvers { mut resolvers } => {
@@ -382,6 +369,16 @@ impl<A: Attacher> Datapath<A> {
             self.attacher.listen(&spec, place, listener)?;
         }
         Ok(())
+    }
+
+    fn plug(&mut self, port: PortId, descriptor: Option<OwnedFd>) -> Result<(), CommandError> {
+        let placed = self.ports.get(&port).filter(|it| it.spec.attachment.takes_frames());
+        let spec = &placed.ok_or(CommandError::NoFrames(port))?.spec;
+        let descriptor = descriptor.ok_or(CommandError::NoDescriptor)?;
+        match self.attacher.plug(spec, descriptor)? {
+            Plugged::Yes => Ok(()),
+            Plugged::Busy => Err(CommandError::Busy(port)),
+        }
     }
 
     fn remove_port(&mut self, port: PortId) {

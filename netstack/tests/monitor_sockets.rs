@@ -10,7 +10,7 @@ use lichen_netstack::counters::{Counters, DropReason};
 use lichen_netstack::frame::vnet_header::{VNET_LEN, VnetHeader};
 use lichen_netstack::port::alarm::{Alarm, Ended};
 use lichen_netstack::port::framing::{MAX_BYTES, MAX_FRAMES};
-use lichen_netstack::port::unix_datagram::{MAX_BACKLOG, UnixDatagramPort};
+use lichen_netstack::port::unix_datagram::{MAX_BACKLOG, Peer, UnixDatagramPort};
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{MAX_FRAME, Port, Receive, Transmit};
@@ -48,9 +48,18 @@ impl Bench {
         let theirs = UnixDatagram::bind(place.at("theirs")).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let watch = FrameWatch::new(Arc::clone(&self.poller), 0);
-        let peer = SocketAddrUnix::new(place.at("theirs")).unwrap();
+        let peer = Peer::At(SocketAddrUnix::new(place.at("theirs")).unwrap());
         let ours = Arc::new(OwnedFd::from(ours));
         (UnixDatagramPort::new(ours, peer, watch, Arc::clone(&self.alarm)).unwrap(), theirs)
+    }
+
+    fn pair(&self) -> (UnixDatagramPort, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let watch = FrameWatch::new(Arc::clone(&self.poller), 0);
+        let ours = Arc::new(OwnedFd::from(ours));
+        let port = UnixDatagramPort::new(ours, Peer::Connected, watch, Arc::clone(&self.alarm));
+        (port.unwrap(), theirs)
     }
 
     /// Whether the worker would be woken within that many milliseconds.
@@ -222,6 +231,45 @@ fn datagrams_of_strangers_are_dropped_with_their_reason() {
 }
 
 #[test]
+fn a_pair_of_datagram_sockets_has_no_strangers_and_its_end_is_noticed() {
+    let mut bench = Bench::new();
+    let (mut port, guest) = bench.pair();
+    guest.send(b"VFKT").unwrap();
+    guest.send(&[1; 60]).unwrap();
+    assert!(bench.is_woken(1000));
+    assert_eq!(bench.received(&mut port), [vec![1; 60]]);
+    assert_eq!(port.transmit(&to_guest(2, 1514)), Transmit::Sent);
+    let mut buffer = [0; 2000];
+    assert_eq!(guest.recv(&mut buffer).unwrap(), 1514);
+    assert_eq!(buffer[..1514], [2; 1514]);
+
+    // What it does not read waits, here as well, and comes in order.
+    let mut sent = 0u32;
+    while port.has_room() {
+        let fill = u8::try_from(sent % 256).unwrap();
+        assert_eq!(port.transmit(&to_guest(fill, 100)), Transmit::Sent);
+        sent += 1;
+    }
+    let mut got = 0u32;
+    while got < sent {
+        while let Ok(len) = guest.recv(&mut buffer) {
+            assert_eq!((len, u32::from(buffer[0])), (100, got % 256));
+            got += 1;
+        }
+        if got < sent {
+            assert!(bench.is_woken(1000), "the timer comes");
+            assert!(bench.received(&mut port).is_empty());
+        }
+    }
+    assert_eq!((lost(&mut port), bench.alarm.raised()), (0, None));
+
+    drop(guest);
+    assert!(bench.received(&mut port).is_empty(), "the kernel tells nobody");
+    assert_eq!(port.transmit(&to_guest(1, 60)), Transmit::Full);
+    assert_eq!(bench.alarm.raised(), Some(Ended::Gone));
+}
+
+#[test]
 fn datagrams_that_do_not_fit_wait_in_order_and_are_sent_by_a_timer() {
     let (mut bench, place) = (Bench::new(), Place::new("waiting"));
     let (mut port, guest) = bench.datagrams(&place);
@@ -283,7 +331,7 @@ fn a_port_that_is_dropped_is_watched_no_longer_though_others_hold_its_socket() {
     let copy = UnixDatagram::bind(place.at("other")).unwrap();
     let socket = Arc::new(OwnedFd::from(copy));
     let watch = FrameWatch::new(Arc::clone(&bench.poller), 0);
-    let peer = SocketAddrUnix::new(place.at("theirs")).unwrap();
+    let peer = Peer::At(SocketAddrUnix::new(place.at("theirs")).unwrap());
     let port = UnixDatagramPort::new(Arc::clone(&socket), peer, watch, Arc::clone(&bench.alarm));
     drop(port.unwrap());
     guest.send_to(&[1; 60], place.at("other")).unwrap();

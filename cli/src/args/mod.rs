@@ -10,7 +10,7 @@ mod vm;
 pub(crate) use network::{ListNetworks, NetworkCommand, network_filters};
 pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
-pub(crate) use vm::{AddVm, Attach as VmAttach, Queues, RmVm, RunVm, VmCommand, VmPlace};
+pub(crate) use vm::{AddVm, Attach as VmAttach, PlugVm, Queues, RmVm, RunVm, VmCommand, VmPlace};
 
 use std::ffi::OsString;
 use std::net::IpAddr;

@@ -13,6 +13,8 @@ pub(crate) enum VmCommand {
     Add(AddVm),
     /// Start QEMU with a place on a network
     Run(RunVm),
+    /// Connect a virtual machine by a descriptor that is passed to this command
+    Plug(PlugVm),
     /// List virtual machines
     #[command(alias = "list", after_help = "Examples:\n  lichen vm ls\n  lichen vm ls -o json")]
     Ls,
@@ -37,6 +39,7 @@ Its monitor connects to a socket, and speaks there what --attach says:
   vhost-user  the guest's rings in shared memory, the fastest; QEMU, cloud-hypervisor
   stream      each frame with its length before it; QEMU 7.2 and later, libkrun
   dgram       each frame as a datagram; QEMU 7.2 and later, vfkit, krunkit
+At a place of stream or dgram it may also come by a descriptor: lichen vm plug.
 
 Examples:
   lichen vm add db
@@ -153,6 +156,39 @@ pub(crate) struct RunVm {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "For runtimes that start a virtual machine with one end of socketpair(AF_UNIX, …) and its network with the \
+other, as libkrun with passt. The place was made by `vm add --attach stream` for SOCK_STREAM, each frame with four bytes \
+of length before it, or by `--attach dgram` for SOCK_DGRAM.
+
+The datapath has the descriptor when this command has ended; close yours then, or the virtual machine's monitor does \
+not see when the datapath ends. The descriptor does not survive the datapath: when that is replaced, the place waits, \
+and a new pair has to be plugged.
+
+Examples:
+  lichen vm add db --attach stream
+  lichen vm plug db --fd 3
+  qemu-system-x86_64 … -netdev stream,id=net0,addr.type=fd,addr.str=4"
+)]
+pub(crate) struct PlugVm {
+    /// Name of the virtual machine
+    pub(crate) name: String,
+    /// Number of the descriptor, which this command has inherited
+    #[arg(long, value_name = "N", value_parser = passed_descriptor)]
+    pub(crate) fd: i32,
+}
+
+fn passed_descriptor(said: &str) -> Result<i32, String> {
+    match said.parse() {
+        Ok(0..=2) => {
+            Err("0 to 2 are standard input, output and error; pass another one".to_owned())
+        }
+        Ok(number @ 3..) => Ok(number),
+        _ => Err("a descriptor is a number from 3 on".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  lichen vm rm db\n  lichen vm rm -f db cache")]
 pub(crate) struct RmVm {
     /// Remove also those that are connected; QEMU ends if `vm run` started it
@@ -166,6 +202,17 @@ pub(crate) struct RmVm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_descriptor_is_a_number_and_none_of_the_standard_ones() {
+        assert_eq!((passed_descriptor("3"), passed_descriptor("1023")), (Ok(3), Ok(1023)));
+        for said in ["0", "1", "2"] {
+            assert!(passed_descriptor(said).unwrap_err().contains("standard"), "{said}");
+        }
+        for said in ["-1", "", "three", "3.0", "2147483648"] {
+            assert!(passed_descriptor(said).unwrap_err().contains("from 3 on"), "{said}");
+        }
+    }
 
     #[test]
     fn one_to_four_pairs_are_taken_and_anything_else_refused() {

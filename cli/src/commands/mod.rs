@@ -9,6 +9,7 @@ pub(crate) mod flows;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod network;
+pub(crate) mod plug;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod run;

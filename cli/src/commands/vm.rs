@@ -54,6 +54,7 @@ pub(crate) async fn vm(command: &VmCommand, format: Output) -> Outcome {
     let client = daemon::connect().await?;
     match command {
         VmCommand::Run(_) => unreachable!("run replaces this process; main takes it"),
+        VmCommand::Plug(_) => unreachable!("main takes it, with its descriptor"),
         VmCommand::Add(add) => show_added(add, format).await,
         VmCommand::Ls => {
             let mut vms = client.workloads().await?;

@@ -10,6 +10,7 @@ mod moment;
 mod network_filter;
 mod network_view;
 mod networks;
+mod plugging;
 mod ports;
 mod refusal;
 mod status;
@@ -32,6 +33,7 @@ use crate::wiring::namespaces::Namespaces;
 use crate::wiring::process_watch::ProcessWatch;
 use crate::wiring::vm_sockets::VmSockets;
 
+pub use plugging::FramePlace;
 pub use refusal::Refusal;
 pub use workloads::Running;
 

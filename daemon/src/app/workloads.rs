@@ -185,26 +185,33 @@ impl App {
 
     /// Waits until the datapath has the workload's port; a workload that cannot have one is ended.
     async fn join(&self, id: PortId) -> Result<(), Refusal> {
+        let result = self.port_in_force(id).await;
+        if result.is_err() {
+            self.processes.forget(id);
+            self.end(id).await;
+        }
+        result
+    }
+
+    /// Waits until the datapath has a port.
+    pub(super) async fn port_in_force(&self, id: PortId) -> Result<(), Refusal> {
         let deadline = Instant::now() + ATTACH_PATIENCE;
-        let reason = loop {
+        loop {
             self.reconciler.sync().await;
             match self.observed.seen().ports.get(&id) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(reason)) => {
-                    break Refusal::new(ErrorCode::Unprocessable, reason.clone());
+                    return Err(Refusal::new(ErrorCode::Unprocessable, reason.clone()));
                 }
                 None if Instant::now() >= deadline => {
-                    break Refusal::new(
+                    return Err(Refusal::new(
                         ErrorCode::Unavailable,
                         "the datapath is not there; see datapath.log in the state directory, and: lichen status",
-                    );
+                    ));
                 }
                 None => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-        };
-        self.processes.forget(id);
-        self.end(id).await;
-        Err(reason)
+        }
     }
 
     /// A workload's row, and everything else as it stood at that moment.

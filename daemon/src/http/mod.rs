@@ -2,23 +2,25 @@
 
 mod body;
 mod connections;
+mod descriptor;
 mod peer;
 mod request;
 mod routes;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::app::{App, Refusal};
+use crate::app::{App, FramePlace, Refusal};
 use body::Body;
-use connections::Connections;
+use connections::{Activity, Connections};
 use request::answer_refusal;
 
 /// Longest wait for the head of a request, and so for an idle connection.
@@ -41,26 +43,57 @@ pub async fn serve(listener: UnixListener, app: Arc<App>) {
     }
 }
 
-async fn serve_connection(stream: UnixStream, app: Arc<App>, activity: Arc<connections::Activity>) {
-    let judged = Arc::new(peer::judge(&stream, &app).await);
+async fn serve_connection(stream: UnixStream, app: Arc<App>, activity: Arc<Activity>) {
+    let judged = peer::judge(&stream, &app).await;
+    let connection = Arc::new(Connection { app, judged, activity, upgrade: Mutex::new(None) });
+    let own = Arc::clone(&connection);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, judged, activity) =
-            (Arc::clone(&app), Arc::clone(&judged), Arc::clone(&activity));
-        async move {
-            let busy = activity.busy();
-            let response = respond(request, app, &judged).await;
-            // A capture is being answered for as long as it is read.
-            Ok::<_, Infallible>(response.map(|body| body.with(busy)))
-        }
+        let connection = Arc::clone(&own);
+        async move { Ok::<_, Infallible>(connection.answer(request).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "API connection ended early");
+    }
+    // In this task, so that it keeps its slot.
+    if let Some((upgrade, place)) = connection.take_upgrade() {
+        descriptor::serve(Arc::clone(&connection.app), upgrade, place, &connection.activity).await;
+    }
+}
+
+/// What the requests of one connection have in common.
+struct Connection {
+    app: Arc<App>,
+    judged: Result<(), Refusal>,
+    activity: Arc<Activity>,
+    /// Set by the request after which no other comes.
+    upgrade: Mutex<Option<(OnUpgrade, FramePlace)>>,
+}
+
+impl Connection {
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+        let busy = self.activity.busy();
+        let upgrade = hyper::upgrade::on(&mut request);
+        let mut response = respond(request, Arc::clone(&self.app), &self.judged).await;
+        if let Some(place) = response.extensions_mut().remove::<FramePlace>() {
+            *self.upgrade() = Some((upgrade, place));
+        }
+        // A capture is being answered for as long as it is read.
+        response.map(|body| body.with(busy))
+    }
+
+    fn take_upgrade(&self) -> Option<(OnUpgrade, FramePlace)> {
+        self.upgrade().take()
+    }
+
+    fn upgrade(&self) -> MutexGuard<'_, Option<(OnUpgrade, FramePlace)>> {
+        self.upgrade.lock().expect("nobody panics while holding it")
     }
 }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
-use lichen_api::{ErrorCode, Filters, MAX_REQUEST_BODY, VERSION, VERSION_HEADER};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use lichen_api::{
+    DESCRIPTOR_UPGRADE, ErrorCode, Filters, MAX_REQUEST_BODY, VERSION, VERSION_HEADER,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,6 +24,8 @@ pub(super) struct Call {
     pub(super) path: Vec<String>,
     /// Whether the query says `force=true`.
     pub(super) force: bool,
+    /// Whether the connection is to be upgraded for a descriptor.
+    pub(super) upgrade: bool,
     /// What the query says of `filters`, still encoded.
     filters: Option<String>,
     body: Bytes,
@@ -85,7 +89,19 @@ pub(super) async fn read(request: Request<Incoming>) -> Result<Call, Refusal> {
     let filters = head.uri.query().and_then(|query| {
         query.split('&').find_map(|pair| pair.strip_prefix("filters=")).map(str::to_owned)
     });
-    Ok(Call { method: head.method, path, force, filters, body })
+    let upgrade = asks_for_upgrade(head.version, &head.headers);
+    Ok(Call { method: head.method, path, force, upgrade, filters, body })
+}
+
+/// Whether a client would go on with a descriptor (RFC 9110, 7.8).
+fn asks_for_upgrade(version: Version, headers: &HeaderMap) -> bool {
+    let names = |header: &str, wanted: &str| {
+        let values = headers.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case(wanted))
+    };
+    version == Version::HTTP_11
+        && names("connection", "upgrade")
+        && names("upgrade", DESCRIPTOR_UPGRADE)
 }
 
 /// What a client of any version may ask: who are you, and please go.
@@ -165,6 +181,22 @@ mod tests {
         for path in ["/", "/v2/x", "/v1/%", "/v1/%f", "/v1/%zz", "/v1/%ff"] {
             assert!(segments(path).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_with_both_headers_and_by_its_name() {
+        let asks = |version, connection: &str, upgrade: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", connection.parse().unwrap());
+            headers.insert("upgrade", upgrade.parse().unwrap());
+            asks_for_upgrade(version, &headers)
+        };
+        assert!(asks(Version::HTTP_11, "upgrade", "lichen-descriptor"));
+        assert!(asks(Version::HTTP_11, "keep-alive, Upgrade", "websocket, Lichen-Descriptor"));
+        assert!(!asks(Version::HTTP_10, "upgrade", "lichen-descriptor"));
+        assert!(!asks(Version::HTTP_11, "close", "lichen-descriptor"));
+        assert!(!asks(Version::HTTP_11, "upgrade", "websocket"));
+        assert!(!asks_for_upgrade(Version::HTTP_11, &HeaderMap::new()));
     }
 
     #[test]

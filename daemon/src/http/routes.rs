@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use hyper::{Method, Response, StatusCode};
-use lichen_api::{Creation, ErrorCode, PruneNetworks};
+use lichen_api::{Creation, DESCRIPTOR_UPGRADE, ErrorCode, PruneNetworks};
 use serde::Serialize;
 
 use super::body::Body;
+use super::descriptor::switching;
 use super::request::{Call, answer, answer_as, answer_refusal};
 use crate::app::{App, Refusal, Running};
 use crate::state::InUse;
@@ -25,6 +26,7 @@ pub(super) async fn route(app: Arc<App>, call: Call) -> Response<Body> {
         ["workloads", name] => workload(&app, &call, name).await,
         ["workloads", name, "flows"] => flows(&app, &call, Some(name)).await,
         ["workloads", name, "attach"] => attach(&app, &call, name).await,
+        ["workloads", name, "descriptor"] => descriptor(&app, &call, name).await,
         ["networks"] => networks(&app, &call).await,
         // A network's name is a single label, so this takes nothing from `networks/NAME`.
         ["networks", "prune"] if call.method == Method::POST => prune(&app, &call).await,
@@ -117,6 +119,19 @@ async fn workload(app: &App, call: &Call, name: &str) -> Answered {
 async fn attach(app: &Arc<App>, call: &Call, name: &str) -> Answered {
     match call.method {
         Method::POST => ok(app.attach_workload(name.to_owned(), call.json()?).await),
+        _ => not_allowed("POST"),
+    }
+}
+
+async fn descriptor(app: &App, call: &Call, name: &str) -> Answered {
+    match call.method {
+        Method::POST if call.upgrade && call.is_empty() => {
+            Ok(switching(app.frame_place(name.to_owned()).await?))
+        }
+        Method::POST => Err(Refusal::bad_request(format!(
+            "a descriptor comes beside HTTP: ask with HTTP/1.1, `Connection: upgrade`, `Upgrade: \
+             {DESCRIPTOR_UPGRADE}` and no body, or use: lichen vm plug"
+        ))),
         _ => not_allowed("POST"),
     }
 }

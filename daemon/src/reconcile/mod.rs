@@ -12,4 +12,4 @@ mod observed;
 mod worker;
 
 pub use observed::{Observed, Seen};
-pub use worker::{Reconciler, Worker};
+pub use worker::{NotPlugged, Reconciler, Worker};

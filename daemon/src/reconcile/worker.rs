@@ -94,6 +94,16 @@ impl Reconciler {
         }
     }
 
+    /// Has a guest of a port served by a descriptor that was passed.
+    pub async fn plug(&self, port: PortId, descriptor: OwnedFd) -> Result<(), NotPlugged> {
+        match self.question(Command::Plug { port }, Some(descriptor)).await {
+            Some(Answer::Done) => Ok(()),
+            Some(Answer::Busy) => Err(NotPlugged::Busy),
+            Some(Answer::Refused { reason }) => Err(NotPlugged::Refused(reason)),
+            _ => Err(NotPlugged::NoDatapath),
+        }
+    }
+
     /// Asks what changes nothing of what should be; `None` when there is no datapath to answer.
     async fn question(&self, command: Command, descriptor: Option<OwnedFd>) -> Option<Answer> {
         let (answer, receiver) = oneshot::channel();
@@ -108,6 +118,17 @@ impl Reconciler {
             let _ = stopped.await;
         }
     }
+}
+
+/// Why a guest is not served by a descriptor that was passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotPlugged {
+    /// Another one is there.
+    Busy,
+    /// The datapath would not have it: why.
+    Refused(String),
+    /// The datapath does not answer.
+    NoDatapath,
 }
 
 /// What the worker works with.

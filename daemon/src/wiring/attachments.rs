@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use lichen_netstack::command::{Attachment, LinkState, PortSpec};
 use lichen_netstack::counters::Counters;
-use lichen_netstack::datapath::Attacher;
+use lichen_netstack::datapath::{Attacher, Plugged};
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::recording::{Recorder, Recording};
 use lichen_netstack::port::tap::Tap;
@@ -172,6 +172,13 @@ impl Attacher for Attachments {
             Attachment::Tap => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(())
+    }
+
+    fn plug(&mut self, spec: &PortSpec, descriptor: OwnedFd) -> io::Result<Plugged> {
+        if !spec.attachment.takes_frames() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.frames.plug(spec.id, descriptor)
     }
 
     fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool {

@@ -287,6 +287,7 @@ impl Shared {
                         newcomer.into_iter().for_each(|port| self.record(&datapath, port));
                         Answer::Done
                     }
+                    Err(CommandError::Busy(_)) => Answer::Busy,
                     Err(error) => Answer::Refused { reason: chain(&error) },
                 }
             }

@@ -3,7 +3,11 @@
 //!
 //! One monitor at a time. At a stream socket another one is hung up on; at a datagram socket, where anybody
 //! of the same user can put something, the first that has an address is the peer, and what others send is
-//! dropped until it is gone.
+//! dropped until it is gone. A monitor may also come by a descriptor that is passed, with which it is connected
+//! already; while it is there, what others send to the datagram socket waits.
+
+mod far_end;
+mod other_end;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,19 +17,18 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use lichen_netstack::command::LinkState;
+use lichen_netstack::datapath::Plugged;
 use lichen_netstack::ids::PortId;
 use lichen_netstack::port::alarm::{Alarm, Ended};
-use lichen_netstack::port::unix_datagram::UnixDatagramPort;
+use lichen_netstack::port::unix_datagram::{Peer, UnixDatagramPort};
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvfrom,
-    socket_with,
-};
+use rustix::net::{RecvFlags, SocketAddrUnix, SocketType, recvfrom, sockopt};
 
 use super::attachments::Attached;
+use far_end::{FarEnd, Sender, judge};
 
 /// How long a socket rests that could not be accepted from.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -56,6 +59,7 @@ pub enum FrameSocket {
 enum Request {
     Add { port: PortId, socket: FrameSocket },
     Remove { port: PortId },
+    Plug { port: PortId, descriptor: OwnedFd, answer: mpsc::Sender<io::Result<Plugged>> },
     Stop,
 }
 
@@ -93,6 +97,15 @@ impl FrameSockets {
         self.ask(Request::Remove { port });
     }
 
+    /// Serves whose monitor holds the other end of `descriptor`, a connected unix socket of the port's kind, as the
+    /// port's guest, unless it has one. Waits until that is so.
+    pub fn plug(&self, port: PortId, descriptor: OwnedFd) -> io::Result<Plugged> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(Request::Plug { port, descriptor, answer });
+        // A thread that has ended has said why.
+        answered.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
     fn ask(&self, request: Request) {
         // A thread that has ended has said why.
         if self.requests.send(request).is_ok() {
@@ -121,12 +134,6 @@ struct Place {
 struct Guest {
     alarm: Arc<Alarm<Ended>>,
     end: FarEnd,
-}
-
-/// By what the guest's end is known to be there.
-enum FarEnd {
-    Stream(Arc<OwnedFd>),
-    Datagram(SocketAddrUnix),
 }
 
 struct Running<P> {
@@ -182,7 +189,7 @@ impl<P: Plugs> Running<P> {
         let looks = self
             .places
             .values()
-            .any(|place| matches!(place.guest, Some(Guest { end: FarEnd::Datagram(_), .. })));
+            .any(|place| place.guest.as_ref().is_some_and(|guest| guest.end.goes_silently()));
         let left = pauses.chain(looks.then_some(self.look)).min()?.saturating_duration_since(now);
         Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -196,6 +203,10 @@ impl<P: Plugs> Running<P> {
             match queue.try_recv() {
                 Ok(Request::Add { port, socket }) => self.add(port, socket),
                 Ok(Request::Remove { port }) => self.remove(port),
+                Ok(Request::Plug { port, descriptor, answer }) => {
+                    // Who does not wait any more has no use for it.
+                    let _ = answer.send(self.plug_passed(port, descriptor));
+                }
                 Ok(Request::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
                     let ports: Vec<PortId> = self.places.keys().copied().collect();
                     ports.into_iter().for_each(|port| self.remove(port));
@@ -213,8 +224,9 @@ impl<P: Plugs> Running<P> {
             let reason = format!("its socket cannot be served: {error}");
             return self.plugs.tell(port, LinkState::Trouble { reason });
         }
-        // Datagrams come to the new socket only.
-        if matches!(socket, FrameSocket::Datagram(_)) {
+        // Those of a guest that has an address come to the new socket only.
+        let guest = self.places.get(&port).and_then(|place| place.guest.as_ref());
+        if guest.is_some_and(|guest| matches!(guest.end, FarEnd::Address(_))) {
             self.end(port, Ended::Gone);
         }
         let before = self.places.remove(&port);
@@ -225,33 +237,63 @@ impl<P: Plugs> Running<P> {
     }
 
     fn remove(&mut self, port: PortId) {
-        if self.places.remove(&port).is_some_and(|place| place.guest.is_some()) {
+        if let Some(guest) = self.places.remove(&port).and_then(|place| place.guest) {
             self.plugs.exchange(port, Attached::Unplugged);
+            guest.end.hang_up();
         }
+    }
+
+    /// Serves a monitor that is connected already.
+    fn plug_passed(&mut self, port: PortId, descriptor: OwnedFd) -> io::Result<Plugged> {
+        // Who has just ended is in nobody's way.
+        self.hear_alarms();
+        let place = self.places.get(&port).ok_or(io::ErrorKind::NotFound)?;
+        if place.guest.as_ref().is_some_and(|guest| guest.end.is_there()) {
+            return Ok(Plugged::Busy);
+        }
+        let wanted = match place.socket {
+            FrameSocket::Stream(_) => SocketType::STREAM,
+            FrameSocket::Datagram(_) => SocketType::DGRAM,
+        };
+        if sockopt::socket_type(&descriptor)? != wanted {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.end(port, Ended::Gone);
+        let descriptor = Arc::new(descriptor);
+        if wanted == SocketType::STREAM {
+            self.begin_stream(port, descriptor)?;
+        } else {
+            let end = FarEnd::Pair(Arc::clone(&descriptor));
+            self.begin_datagrams(port, descriptor, Peer::Connected, end)?;
+        }
+        Ok(Plugged::Yes)
     }
 
     /// Somebody has come to a port's socket.
     fn serve(&mut self, port: PortId) {
-        let Some(place) = self.places.get_mut(&port) else { return };
+        // A guest may have been plugged in since.
+        let Some(place) = self.places.get(&port).filter(|place| place.is_watched()) else { return };
         let begun = match &place.socket {
             FrameSocket::Stream(listener) => match listener.accept() {
                 Ok((stream, _)) => {
                     if place.guest.as_ref().is_some_and(|guest| !guest.end.is_there()) {
                         self.end(port, Ended::Gone);
                     }
-                    self.begin_stream(port, OwnedFd::from(stream))
+                    self.welcome(port, OwnedFd::from(stream))
                 }
                 Err(error) => Err(error),
             },
             FrameSocket::Datagram(socket) => {
                 let socket = Arc::clone(socket);
-                self.begin_datagrams(port, &socket)
+                self.hear_out(port, &socket)
             }
         };
         match begun {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The port has been removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 // No descriptor is left, most likely: who waits goes on waiting.
                 tracing::warn!(%port, %error, "a virtual machine cannot be connected yet");
@@ -262,54 +304,62 @@ impl<P: Plugs> Running<P> {
         }
     }
 
-    fn begin_stream(&mut self, port: PortId, stream: OwnedFd) -> io::Result<()> {
+    /// Serves a monitor that has connected, unless another is there.
+    fn welcome(&mut self, port: PortId, stream: OwnedFd) -> io::Result<()> {
         let Some(place) = self.places.get_mut(&port) else { return Ok(()) };
-        if place.guest.is_some() {
-            place.turned_away += 1;
-            if place.turned_away.is_power_of_two() {
-                let times = place.turned_away;
-                tracing::warn!(%port, times, "a second monitor was turned away");
-            }
-            return Ok(());
+        if place.guest.is_none() {
+            return self.begin_stream(port, Arc::new(stream));
         }
-        let Some(watch) = self.plugs.watch(port) else { return Ok(()) };
+        place.turned_away += 1;
+        if place.turned_away.is_power_of_two() {
+            let times = place.turned_away;
+            tracing::warn!(%port, times, "a second monitor was turned away");
+        }
+        Ok(())
+    }
+
+    fn begin_stream(&mut self, port: PortId, stream: Arc<OwnedFd>) -> io::Result<()> {
+        let watch = self.plugs.watch(port).ok_or(io::ErrorKind::NotFound)?;
         let alarm = Arc::new(Alarm::new(Arc::clone(&self.wake)));
-        let stream = Arc::new(stream);
         let io = UnixStreamPort::new(Arc::clone(&stream), watch, Arc::clone(&alarm))?;
-        self.plug(
-            port,
-            Attached::UnixStream(Box::new(io)),
-            Guest { alarm, end: FarEnd::Stream(stream) },
-        );
+        let guest = Guest { alarm, end: FarEnd::Stream(stream) };
+        self.plug(port, Attached::UnixStream(Box::new(io)), guest);
         Ok(())
     }
 
     /// Whoever has sent the datagram that waits is the peer, if it can be answered.
-    fn begin_datagrams(&mut self, port: PortId, socket: &Arc<OwnedFd>) -> io::Result<()> {
+    fn hear_out(&mut self, port: PortId, socket: &Arc<OwnedFd>) -> io::Result<()> {
         let look = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let (_, _, sender) = recvfrom(&**socket, &mut [0; 1], look)?;
         let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
-        let peer = match sender.map(judge).unwrap_or(Sender::Nameless) {
-            Sender::Peer(peer) => peer,
+        match sender.map(judge).unwrap_or(Sender::Nameless) {
+            Sender::Peer(address) => {
+                let (peer, end) = (Peer::At(address.clone()), FarEnd::Address(address));
+                self.begin_datagrams(port, Arc::clone(socket), peer, end)
+            }
             // Left behind by one that has ended since, most likely.
-            Sender::Gone => return discard(socket),
+            Sender::Gone => discard(socket),
             Sender::Nameless => {
                 discard(socket)?;
                 let reason = "whoever sends to the socket has bound no address that it can be answered at; bind \
                               an absolute path (QEMU: local.type=unix,local.path=/…)";
                 self.tell(port, LinkState::Trouble { reason: reason.to_owned() });
-                return Ok(());
+                Ok(())
             }
-        };
-        let Some(watch) = self.plugs.watch(port) else { return Ok(()) };
+        }
+    }
+
+    fn begin_datagrams(
+        &mut self,
+        port: PortId,
+        socket: Arc<OwnedFd>,
+        peer: Peer,
+        end: FarEnd,
+    ) -> io::Result<()> {
+        let watch = self.plugs.watch(port).ok_or(io::ErrorKind::NotFound)?;
         let alarm = Arc::new(Alarm::new(Arc::clone(&self.wake)));
-        let io =
-            UnixDatagramPort::new(Arc::clone(socket), peer.clone(), watch, Arc::clone(&alarm))?;
-        self.plug(
-            port,
-            Attached::UnixDatagram(Box::new(io)),
-            Guest { alarm, end: FarEnd::Datagram(peer) },
-        );
+        let io = UnixDatagramPort::new(socket, peer, watch, Arc::clone(&alarm))?;
+        self.plug(port, Attached::UnixDatagram(Box::new(io)), Guest { alarm, end });
         Ok(())
     }
 
@@ -345,10 +395,9 @@ impl<P: Plugs> Running<P> {
     /// Ends a port's guest; another may come.
     fn end(&mut self, port: PortId, why: Ended) {
         let Some(place) = self.places.get_mut(&port) else { return };
-        if place.guest.take().is_none() {
-            return;
-        }
+        let Some(guest) = place.guest.take() else { return };
         self.plugs.exchange(port, Attached::Unplugged);
+        guest.end.hang_up();
         let state = match why {
             Ended::Gone => LinkState::Waiting,
             Ended::Trouble(reason) => LinkState::Trouble { reason },
@@ -369,8 +418,9 @@ impl<P: Plugs> Running<P> {
 impl Place {
     /// Whether something that comes to the socket is this thread's business.
     fn is_watched(&self) -> bool {
-        let is_ports = matches!(self.socket, FrameSocket::Datagram(_)) && self.guest.is_some();
-        self.paused.is_none() && !is_ports
+        // The port reads it, or it waits until the guest that was passed has gone.
+        let is_taken = matches!(self.socket, FrameSocket::Datagram(_)) && self.guest.is_some();
+        self.paused.is_none() && !is_taken
     }
 }
 
@@ -383,220 +433,10 @@ impl FrameSocket {
     }
 }
 
-impl FarEnd {
-    fn is_there(&self) -> bool {
-        match self {
-            Self::Stream(stream) => {
-                let mut fds = [PollFd::new(&**stream, PollFlags::RDHUP)];
-                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-                poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().is_empty()
-            }
-            Self::Datagram(peer) => is_bound(peer),
-        }
-    }
-}
-
-/// Who has sent a datagram, as far as it can be answered.
-enum Sender {
-    Peer(SocketAddrUnix),
-    /// It has an address, which nobody has bound now.
-    Gone,
-    /// It has none, or one that means something else in our directory.
-    Nameless,
-}
-
-fn judge(sender: SocketAddrUnix) -> Sender {
-    let is_absolute = sender.path_bytes().is_some_and(|path| path.starts_with(b"/"));
-    if !is_absolute && sender.abstract_name().is_none() {
-        Sender::Nameless
-    } else if is_bound(&sender) {
-        Sender::Peer(sender)
-    } else {
-        Sender::Gone
-    }
-}
-
 fn discard(socket: &OwnedFd) -> io::Result<()> {
     recvfrom(socket, &mut [0; 1], RecvFlags::DONTWAIT)?;
     Ok(())
 }
 
-/// Whether a datagram socket has that address now.
-fn is_bound(peer: &SocketAddrUnix) -> bool {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    match socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None) {
-        // One that is connected itself may not be connected to.
-        Ok(probe) => matches!(connect(&probe, peer), Ok(()) | Err(Errno::PERM | Errno::AGAIN)),
-        // No descriptor is left: it is looked again.
-        Err(_) => true,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::os::unix::net::{UnixDatagram, UnixStream};
-    use std::path::PathBuf;
-    use std::sync::Mutex;
-
-    use lichen_netstack::counters::Counters;
-    use lichen_netstack::port::{MAX_FRAME, Port as _, Receive};
-    use rustix::event::epoll;
-
-    use super::*;
-
-    const PORT: PortId = PortId(1);
-
-    /// A worker that does nothing of itself.
-    #[derive(Clone)]
-    struct Bench {
-        poller: Arc<OwnedFd>,
-        plugged: Arc<Mutex<Attached>>,
-        told: mpsc::Sender<LinkState>,
-    }
-
-    impl Plugs for Bench {
-        fn watch(&self, _: PortId) -> Option<FrameWatch> {
-            Some(FrameWatch::new(Arc::clone(&self.poller), 0))
-        }
-
-        fn exchange(&mut self, _: PortId, io: Attached) {
-            *self.plugged.lock().unwrap() = io;
-        }
-
-        fn tell(&mut self, _: PortId, state: LinkState) {
-            let _ = self.told.send(state);
-        }
-    }
-
-    impl Bench {
-        fn start() -> (FrameSockets, Self, mpsc::Receiver<LinkState>) {
-            let (told, states) = mpsc::channel();
-            let poller = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
-            let plugged = Arc::new(Mutex::new(Attached::Unplugged));
-            let bench = Self { poller, plugged, told };
-            (FrameSockets::start(bench.clone()).unwrap(), bench, states)
-        }
-
-        /// What the worker would find in its turn.
-        fn receive(&self) -> Receive {
-            self.plugged.lock().unwrap().receive(&mut vec![0; MAX_FRAME])
-        }
-
-        fn transmit(&self) {
-            let mut port = self.plugged.lock().unwrap();
-            port.transmit(&[0; 12 + 60]);
-            port.flush(&mut Counters::default());
-        }
-    }
-
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("lichen-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn at(&self, name: &str) -> PathBuf {
-            self.0.join(name)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    #[track_caller]
-    fn next(states: &mpsc::Receiver<LinkState>) -> LinkState {
-        states.recv_timeout(Duration::from_secs(5)).expect("the link changes")
-    }
-
-    #[test]
-    fn one_monitor_at_a_time_is_served_at_a_stream_and_the_next_when_it_has_gone() {
-        let (place, (sockets, bench, states)) = (Place::new("stream-place"), Bench::start());
-        let path = place.at("db.sock");
-        sockets.add(PORT, FrameSocket::Stream(UnixListener::bind(&path).unwrap()));
-        let mut first = UnixStream::connect(&path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        let mut second = UnixStream::connect(&path).unwrap();
-        assert_eq!(second.read(&mut [0; 1]).unwrap(), 0, "it is hung up on");
-        first.write_all(&[0, 0, 0, 60]).unwrap();
-        first.write_all(&[1; 60]).unwrap();
-        assert_eq!(bench.receive(), Receive::Frame(72));
-
-        // The datapath has not even looked yet when the next one comes.
-        drop(first);
-        let mut third = UnixStream::connect(&path).unwrap();
-        assert_eq!((next(&states), next(&states)), (LinkState::Waiting, LinkState::Connected));
-
-        // Framing that is broken is told, ends that connection, and the next one is served.
-        third.write_all(b"GET / HTTP/1.1\r\n").unwrap();
-        assert_eq!(bench.receive(), Receive::Empty);
-        let LinkState::Trouble { reason } = next(&states) else { panic!("no trouble") };
-        assert!(reason.contains("1195725856"), "{reason}");
-        assert_eq!(third.read(&mut [0; 1]).unwrap(), 0);
-        let _fourth = UnixStream::connect(&path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        sockets.remove(PORT);
-        drop(sockets);
-    }
-
-    #[test]
-    fn a_peer_of_datagrams_stays_until_it_is_gone_and_then_the_next_is_served() {
-        let (place, (sockets, bench, states)) = (Place::new("dgram-place"), Bench::start());
-        let path = place.at("db.sock");
-        let ours = OwnedFd::from(UnixDatagram::bind(&path).unwrap());
-        // Of one that has ended before anybody looked nothing is told.
-        let ended = UnixDatagram::bind(place.at("ended")).unwrap();
-        ended.send_to(&[1; 60], &path).unwrap();
-        drop(ended);
-        sockets.add(PORT, FrameSocket::Datagram(Arc::new(ours)));
-
-        let nameless = UnixDatagram::unbound().unwrap();
-        nameless.send_to(&[1; 60], &path).unwrap();
-        let LinkState::Trouble { reason } = next(&states) else { panic!("no trouble") };
-        assert!(reason.contains("local.path"), "{reason}");
-
-        let first = UnixDatagram::bind(place.at("first")).unwrap();
-        first.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        first.send_to(b"VFKT", &path).unwrap();
-        first.send_to(&[1; 60], &path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        assert_eq!(bench.receive(), Receive::Frame(72), "the greeting is no frame");
-        bench.transmit();
-        assert_eq!(first.recv(&mut [0; 100]).unwrap(), 60);
-
-        let second = UnixDatagram::bind(place.at("second")).unwrap();
-        second.send_to(&[2; 60], &path).unwrap();
-        assert!(matches!(bench.receive(), Receive::Dropped(_)));
-
-        // It goes without a word, and is missed though nothing is sent to it.
-        drop(first);
-        assert_eq!(next(&states), LinkState::Waiting);
-        second.send_to(&[2; 60], &path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        assert_eq!(bench.receive(), Receive::Frame(72));
-
-        // It goes, and what is sent to it tells.
-        drop(second);
-        bench.transmit();
-        assert_eq!(next(&states), LinkState::Waiting);
-
-        // A socket that is bound anew, as by a control that had lost it, is the one from now on.
-        let third = UnixDatagram::bind(place.at("third")).unwrap();
-        third.send_to(&[3; 60], &path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        std::fs::remove_file(&path).unwrap();
-        let anew = OwnedFd::from(UnixDatagram::bind(&path).unwrap());
-        sockets.add(PORT, FrameSocket::Datagram(Arc::new(anew)));
-        assert_eq!(next(&states), LinkState::Waiting);
-        third.send_to(&[3; 60], &path).unwrap();
-        assert_eq!(next(&states), LinkState::Connected);
-        assert_eq!(bench.receive(), Receive::Frame(72));
-    }
-}
+mod tests;

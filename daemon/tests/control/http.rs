@@ -41,10 +41,16 @@ impl Served {
         Client::new(&self.socket)
     }
 
+    /// A connection on which nothing has been said.
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
     /// Sends bytes as they are, and answers what comes back until the other side closes.
     pub(crate) fn raw(&self, request: &[u8]) -> String {
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut stream = self.connect();
         // It may answer and close before everything is sent.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();

@@ -3,5 +3,6 @@
 mod http;
 mod lifecycle;
 mod observing;
+mod passed_descriptors;
 mod simulated;
 mod virtual_machines;

@@ -58,6 +58,7 @@ struct Memory {
     sockets: BTreeMap<u32, OwnedFd>,
     flows: Vec<FlowRow>,
     captures: Vec<(CaptureSpec, File)>,
+    plugged: BTreeMap<u32, OwnedFd>,
     alive: bool,
     link: Option<Link>,
     commands: usize,
@@ -124,6 +125,11 @@ impl SimulatedDatapath {
     /// The captures that it was asked for, with their pipes.
     pub(crate) fn take_captures(&self) -> Vec<(CaptureSpec, File)> {
         std::mem::take(&mut self.0.lock().unwrap().captures)
+    }
+
+    /// What was passed for a port, which has no guest afterwards.
+    pub(crate) fn take_plugged(&self, id: u32) -> Option<OwnedFd> {
+        self.0.lock().unwrap().plugged.remove(&id)
     }
 
     /// Says what a workload's DHCP client has said.
@@ -203,6 +209,16 @@ impl Memory {
                 inventory.links.retain(|there| there.port != port);
                 self.taps.remove(&port.0);
                 self.sockets.remove(&port.0);
+            }
+            Command::Plug { port } => {
+                assert_eq!(descriptors.len(), 1);
+                if self.plugged.contains_key(&port.0) {
+                    return Answer::Busy;
+                }
+                if !self.sockets.contains_key(&port.0) {
+                    return Answer::Refused { reason: "there is no such port".into() };
+                }
+                self.plugged.extend(descriptors.pop().map(|descriptor| (port.0, descriptor)));
             }
             Command::SetForward(spec) => match descriptors.pop() {
                 Some(listener) => {

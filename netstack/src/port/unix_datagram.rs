@@ -1,11 +1,11 @@
-//! A bound unix datagram socket: one datagram is one Ethernet frame.
+//! A unix datagram socket: one datagram is one Ethernet frame.
 //!
 //! The form of QEMU's `-netdev dgram`, of vfkit and of krunkit, whose first datagram may be a greeting.
-//! There is no virtio-net header: every frame is complete in both directions. The port has one peer, which
-//! is told by the address it sends from; what others send is dropped.
+//! There is no virtio-net header: every frame is complete in both directions. The port has one [`Peer`]. At a bound
+//! socket it is told by the address it sends from, and what others send is dropped; a connected socket has no other.
 //!
-//! The peer is named by what its monitor has bound, each time anew, so one that starts again at the same place is
-//! reached without a word; no other file is named in this crate.
+//! A peer with an address is named by what its monitor has bound, each time anew, so one that starts again at the same
+//! place is reached without a word; no other file is named in this crate.
 //!
 //! A unix datagram socket that is full says so and nothing more: nobody is woken when it has room again. So
 //! what does not fit waits, bounded, for a timer, which comes less and less often; after about a second
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recvfrom, sendto};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, recvfrom, send, sendto};
 
 use super::alarm::{Alarm, Ended};
 use super::watch::FrameWatch;
@@ -37,11 +37,20 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 /// Pauses without progress after which what waits is lost: seven that grow, and a second of the longest.
 const MAX_PAUSES: u32 = 107;
 
-/// A guest whose monitor has sent a datagram.
+/// Who a port's datagrams come from and go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Whoever has bound this address.
+    At(SocketAddrUnix),
+    /// The other end of a connected socket, to which the kernel lets nobody else send.
+    Connected,
+}
+
+/// A guest whose monitor has sent a datagram, or holds the other end of a pair.
 #[derive(Debug)]
 pub struct UnixDatagramPort {
     socket: Arc<OwnedFd>,
-    peer: SocketAddrUnix,
+    peer: Peer,
     watch: FrameWatch,
     alarm: Arc<Alarm<Ended>>,
     timer: Timer,
@@ -64,10 +73,10 @@ enum Sent {
 }
 
 impl UnixDatagramPort {
-    /// Serves `peer` at a bound socket, and has that watched.
+    /// Serves `peer` at a socket, and has that watched.
     pub fn new(
         socket: Arc<OwnedFd>,
-        peer: SocketAddrUnix,
+        peer: Peer,
         watch: FrameWatch,
         alarm: Arc<Alarm<Ended>>,
     ) -> rustix::io::Result<Self> {
@@ -92,7 +101,11 @@ impl UnixDatagramPort {
     fn send(&mut self, frame: &[u8]) -> Sent {
         loop {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            return match sendto(&*self.socket, frame, flags, &self.peer) {
+            let sent = match &self.peer {
+                Peer::At(address) => sendto(&*self.socket, frame, flags, address),
+                Peer::Connected => send(&*self.socket, frame, flags),
+            };
+            return match sent {
                 Ok(_) => Sent::Yes,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::NotYet,
@@ -181,9 +194,11 @@ impl Port for UnixDatagramPort {
                     break;
                 }
             };
-            let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
-            if sender.as_ref() != Some(&self.peer) {
-                return Receive::Dropped(DropReason::Stranger);
+            if let Peer::At(address) = &self.peer {
+                let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
+                if sender.as_ref() != Some(address) {
+                    return Receive::Dropped(DropReason::Stranger);
+                }
             }
             let is_new = std::mem::replace(&mut self.is_new, false);
             if is_new && buffer[VNET_LEN..VNET_LEN + len] == *GREETING {

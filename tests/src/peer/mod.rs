@@ -8,6 +8,7 @@ mod flood;
 mod greet;
 mod lease;
 mod offload;
+mod pair;
 mod raw;
 mod shape;
 mod slow_names;
@@ -46,6 +47,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             shape::shape([(near, near_name), (far, far_name)], forth, back)
         }
         ["offload"] => offload::compare(),
+        ["pair", kind, rest @ ..] => pair::pair(kind, rest),
         _ => return ExitCode::FAILURE,
     };
     match done {

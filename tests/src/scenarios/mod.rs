@@ -21,6 +21,7 @@ mod networks;
 mod observing;
 mod offload;
 mod outward;
+mod passed_descriptors;
 mod privileges;
 mod published;
 mod service;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         leases::SCENARIOS,
         virtual_machines::SCENARIOS,
         frame_sockets::SCENARIOS,
+        passed_descriptors::SCENARIOS,
         several_workers::SCENARIOS,
         observing::SCENARIOS,
     ]

@@ -104,8 +104,19 @@ impl Guest {
     /// Starts a guest with these words for QEMU on top, without the product's help.
     #[track_caller]
     pub(crate) fn start_by_hand(lab: &Lab, name: &str, words: &[&str]) -> Self {
+        Self::start_by_runtime(lab, name, &[], words)
+    }
+
+    /// The same by a program that becomes QEMU.
+    #[track_caller]
+    pub(crate) fn start_by_runtime(
+        lab: &Lab,
+        name: &str,
+        runtime: &[String],
+        words: &[&str],
+    ) -> Self {
         let agent = lab.path(&format!("run/{name}.agent"));
-        let own = qemu(lab.guest_image(), &agent);
+        let own = [runtime, &qemu(lab.guest_image(), &agent)].concat();
         let all: Vec<&str> = own.iter().map(String::as_str).chain(words.iter().copied()).collect();
         let monitor = Background::start(&mut lab.person(&all), &lab.path("logs"));
         Self::connect(monitor, &agent)
