@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -24,20 +23,10 @@ const STREAM: PortId = PortId(1);
 const DGRAM: PortId = PortId(2);
 const RINGS: PortId = PortId(3);
 
-/// A directory of a test's own.
-struct Place(PathBuf);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 struct Bed {
     datapath: Datapath<Attachments>,
     workers: Vec<thread::JoinHandle<std::io::Result<()>>>,
     links: mpsc::Receiver<(PortId, LinkState)>,
-    _place: Place,
 }
 
 fn spec(port: PortId) -> PortSpec {
@@ -53,10 +42,9 @@ fn spec(port: PortId) -> PortSpec {
 impl Bed {
     /// With a port of each kind whose guests come to a socket.
     fn start(name: &str) -> Self {
-        let place =
-            Place(std::env::temp_dir().join(format!("lichen-{name}-{}", std::process::id())));
-        let _ = std::fs::remove_dir_all(&place.0);
-        std::fs::create_dir(&place.0).unwrap();
+        let place = std::env::temp_dir().join(format!("lichen-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&place);
+        std::fs::create_dir(&place).unwrap();
         let parts = vec![(Echo::default(), 1), (Echo::default(), 2)];
         let (loops, handles) = WorkerLoop::<Attached, Echo>::prepare(parts, 64).unwrap();
         let run = |worker: WorkerLoop<Attached, Echo>| thread::spawn(move || worker.run(|_| {}));
@@ -69,14 +57,16 @@ impl Bed {
         let network = Command::SetNetwork(specs::network(1, "bridge", 88));
         datapath.handle_command(network, None).unwrap();
         for port in [STREAM, DGRAM, RINGS] {
-            let path = place.0.join(port.0.to_string());
+            let path = place.join(port.0.to_string());
             let socket = match port {
                 DGRAM => OwnedFd::from(UnixDatagram::bind(path).unwrap()),
                 _ => OwnedFd::from(UnixListener::bind(path).unwrap()),
             };
             datapath.handle_command(Command::SetPort(spec(port)), Some(socket)).unwrap();
         }
-        Self { datapath, workers, links, _place: place }
+        // Nobody comes by a path here.
+        std::fs::remove_dir_all(&place).unwrap();
+        Self { datapath, workers, links }
     }
 
     fn plug(

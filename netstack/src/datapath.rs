@@ -372,10 +372,11 @@ impl<A: Attacher> Datapath<A> {
     }
 
     fn plug(&mut self, port: PortId, descriptor: Option<OwnedFd>) -> Result<(), CommandError> {
-        let placed = self.ports.get(&port).filter(|it| it.spec.attachment.takes_frames());
-        let spec = &placed.ok_or(CommandError::NoFrames(port))?.spec;
+        if !self.ports.get(&port).is_some_and(|it| it.spec.attachment.takes_frames()) {
+            return Err(CommandError::NoFrames(port));
+        }
         let descriptor = descriptor.ok_or(CommandError::NoDescriptor)?;
-        match self.attacher.plug(spec, descriptor)? {
+        match self.attacher.plug(port, descriptor)? {
             Plugged::Yes => Ok(()),
             Plugged::Busy => Err(CommandError::Busy(port)),
         }

@@ -174,11 +174,8 @@ impl Attacher for Attachments {
         Ok(())
     }
 
-    fn plug(&mut self, spec: &PortSpec, descriptor: OwnedFd) -> io::Result<Plugged> {
-        if !spec.attachment.takes_frames() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        self.frames.plug(spec.id, descriptor)
+    fn plug(&mut self, port: PortId, descriptor: OwnedFd) -> io::Result<Plugged> {
+        self.frames.plug(port, descriptor)
     }
 
     fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool {

@@ -24,8 +24,9 @@ pub trait Attacher {
     /// an earlier socket, while a guest that is connected stays.
     fn listen(&mut self, spec: &PortSpec, place: Location, socket: OwnedFd) -> io::Result<()>;
 
-    /// From now on the port's guest is whose monitor holds the other end of `descriptor`, unless it has one.
-    fn plug(&mut self, spec: &PortSpec, descriptor: OwnedFd) -> io::Result<Plugged>;
+    /// From now on the guest of a port that takes whole frames is whose monitor holds the other end of `descriptor`,
+    /// unless it has one.
+    fn plug(&mut self, port: PortId, descriptor: OwnedFd) -> io::Result<Plugged>;
 
     /// A port goes to another place if `go` says so; until it has said so no guest is plugged in or out.
     fn relocate(&mut self, port: PortId, place: Location, go: impl FnOnce() -> bool) -> bool;

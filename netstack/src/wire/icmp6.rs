@@ -22,6 +22,8 @@ pub const ECHO_REQUEST: u8 = 128;
 pub const ECHO_REPLY: u8 = 129;
 /// Multicast listener query, report and done (RFC 2710), types 130 to 132; MLDv2's report (RFC 3810) is 143.
 pub const MULTICAST_LISTENER: [u8; 4] = [130, 131, 132, 143];
+/// What an error quotes at most: as much as fits the smallest MTU (RFC 4443 2.4 c). More than one of IPv4 does.
+pub const MAX_QUOTE: usize = MIN_MTU as usize - IPV6_LEN - ICMP_LEN;
 /// What IPv4's header is shorter by, for the MTU in an [`IcmpError::FragmentationNeeded`].
 const SHORTER_BY: u16 = 20;
 
@@ -39,8 +41,7 @@ pub enum ParameterProblem {
     Option,
 }
 
-/// Writes the IPv6 packet that tells the sender of `offender` (an IPv6 packet) of an error. It quotes as much
-/// as fits the smallest MTU (RFC 4443 2.4 c).
+/// Writes the IPv6 packet that tells the sender of `offender` (an IPv6 packet) of an error.
 pub fn emit_error(error: IcmpError, (from, to): (Ipv6Addr, Ipv6Addr), offender: &[u8]) -> Vec<u8> {
     let (kind, code, word) = match error {
         IcmpError::NetUnreachable => (1, 0, 0),
@@ -86,7 +87,7 @@ fn emit(
     (from, to): (Ipv6Addr, Ipv6Addr),
     offender: &[u8],
 ) -> Vec<u8> {
-    let quote = &offender[..offender.len().min(usize::from(MIN_MTU) - IPV6_LEN - ICMP_LEN)];
+    let quote = &offender[..offender.len().min(MAX_QUOTE)];
     let mut message = vec![kind, code, 0, 0];
     message.extend_from_slice(&word.to_be_bytes());
     message.extend_from_slice(quote);

@@ -3,13 +3,14 @@
 //! A datagram with fragments that overlap is dropped whole: RFC 5722 asks that of IPv6, and no honest
 //! sender overlaps in IPv4 either. An exact duplicate of a fragment is ignored, since networks duplicate.
 //! Bounds: [`MAX_DATAGRAMS`] and [`MAX_BYTES`] at once, [`LIFETIME`] each; the oldest goes first. What is kept of a first
-//! fragment to be quoted, 1232 bytes at most, comes on top.
+//! fragment to be quoted, [`MAX_QUOTE`] at most, comes on top.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::headers::{Ipv4, Ipv6};
+use super::icmp6::MAX_QUOTE;
 use super::ipv6::Fragment;
 use crate::counters::DropReason;
 use crate::time::Instant;
@@ -20,8 +21,6 @@ pub const MAX_DATAGRAMS: usize = 64;
 pub const MAX_BYTES: usize = 1 << 20;
 /// How long a datagram waits for its rest (RFC 1122 3.3.2 says 60 to 120 s; Linux 30 s).
 pub const LIFETIME: Duration = Duration::from_secs(30);
-/// What an ICMP error quotes at most, of either family.
-const MAX_QUOTE: usize = 1232;
 /// The largest payload an IPv4 datagram can have.
 const MAX_PAYLOAD: usize = 65_515;
 

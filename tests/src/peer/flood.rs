@@ -38,7 +38,7 @@ pub(super) fn hear(address: &str) -> io::Result<()> {
             [SEND_ME, a, b, c, d] => {
                 let size = usize::from(u16::from_be_bytes([a, b]));
                 let lasting = Duration::from_secs(u16::from_be_bytes([c, d]).into());
-                let sent = send_many(&socket, from, size.clamp(1, LONGEST), lasting)?;
+                let sent = send_many(&socket, from, size, lasting)?;
                 std::thread::sleep(DRAINED);
                 for _ in 0..ATTEMPTS {
                     socket.send_to(&numbered(ALL, sent), from)?;
@@ -62,7 +62,7 @@ pub(super) fn flood(direction: &str, address: &str, size: &str, seconds: &str) -
         "up" => {
             let before = heard_there(&socket)?;
             let lasting = Duration::from_secs(seconds.into());
-            let sent = send_many(&socket, address, usize::from(size).clamp(1, LONGEST), lasting)?;
+            let sent = send_many(&socket, address, size.into(), lasting)?;
             std::thread::sleep(DRAINED);
             (sent, heard_there(&socket)? - before)
         }
@@ -85,7 +85,7 @@ fn send_many(
     size: usize,
     lasting: Duration,
 ) -> io::Result<u64> {
-    let datagram = vec![ONE_OF_MANY; size];
+    let datagram = vec![ONE_OF_MANY; size.clamp(1, LONGEST)];
     let parts = [IoSlice::new(&datagram)];
     let to = to.as_any();
     let (begun, mut sent) = (Instant::now(), 0);

@@ -1,6 +1,5 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use lichen_netstack::counters::Counters;
@@ -8,6 +7,7 @@ use lichen_netstack::port::{MAX_FRAME, Port as _, Receive};
 use rustix::event::epoll;
 
 use super::*;
+use crate::scratch::Scratch;
 
 const PORT: PortId = PortId(1);
 
@@ -54,27 +54,6 @@ impl Bench {
     }
 }
 
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lichen-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 #[track_caller]
 fn next(states: &mpsc::Receiver<LinkState>) -> LinkState {
     states.recv_timeout(Duration::from_secs(5)).expect("the link changes")
@@ -82,8 +61,8 @@ fn next(states: &mpsc::Receiver<LinkState>) -> LinkState {
 
 #[test]
 fn one_monitor_at_a_time_is_served_at_a_stream_and_the_next_when_it_has_gone() {
-    let (place, (sockets, bench, states)) = (Place::new("stream-place"), Bench::start());
-    let path = place.at("db.sock");
+    let (place, (sockets, bench, states)) = (Scratch::new("stream-place"), Bench::start());
+    let path = place.path().join("db.sock");
     sockets.add(PORT, FrameSocket::Stream(UnixListener::bind(&path).unwrap()));
     let mut first = UnixStream::connect(&path).unwrap();
     assert_eq!(next(&states), LinkState::Connected);
@@ -112,11 +91,11 @@ fn one_monitor_at_a_time_is_served_at_a_stream_and_the_next_when_it_has_gone() {
 
 #[test]
 fn a_peer_of_datagrams_stays_until_it_is_gone_and_then_the_next_is_served() {
-    let (place, (sockets, bench, states)) = (Place::new("dgram-place"), Bench::start());
-    let path = place.at("db.sock");
+    let (place, (sockets, bench, states)) = (Scratch::new("dgram-place"), Bench::start());
+    let path = place.path().join("db.sock");
     let ours = OwnedFd::from(UnixDatagram::bind(&path).unwrap());
     // Of one that has ended before anybody looked nothing is told.
-    let ended = UnixDatagram::bind(place.at("ended")).unwrap();
+    let ended = UnixDatagram::bind(place.path().join("ended")).unwrap();
     ended.send_to(&[1; 60], &path).unwrap();
     drop(ended);
     sockets.add(PORT, FrameSocket::Datagram(Arc::new(ours)));
@@ -126,7 +105,7 @@ fn a_peer_of_datagrams_stays_until_it_is_gone_and_then_the_next_is_served() {
     let LinkState::Trouble { reason } = next(&states) else { panic!("no trouble") };
     assert!(reason.contains("local.path"), "{reason}");
 
-    let first = UnixDatagram::bind(place.at("first")).unwrap();
+    let first = UnixDatagram::bind(place.path().join("first")).unwrap();
     first.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     first.send_to(b"VFKT", &path).unwrap();
     first.send_to(&[1; 60], &path).unwrap();
@@ -135,7 +114,7 @@ fn a_peer_of_datagrams_stays_until_it_is_gone_and_then_the_next_is_served() {
     bench.transmit();
     assert_eq!(first.recv(&mut [0; 100]).unwrap(), 60);
 
-    let second = UnixDatagram::bind(place.at("second")).unwrap();
+    let second = UnixDatagram::bind(place.path().join("second")).unwrap();
     second.send_to(&[2; 60], &path).unwrap();
     assert!(matches!(bench.receive(), Receive::Dropped(_)));
 
@@ -152,7 +131,7 @@ fn a_peer_of_datagrams_stays_until_it_is_gone_and_then_the_next_is_served() {
     assert_eq!(next(&states), LinkState::Waiting);
 
     // A socket that is bound anew, as by a control that had lost it, is the one from now on.
-    let third = UnixDatagram::bind(place.at("third")).unwrap();
+    let third = UnixDatagram::bind(place.path().join("third")).unwrap();
     third.send_to(&[3; 60], &path).unwrap();
     assert_eq!(next(&states), LinkState::Connected);
     std::fs::remove_file(&path).unwrap();
@@ -179,8 +158,8 @@ fn datagrams() -> (OwnedFd, UnixDatagram) {
 
 #[test]
 fn a_stream_that_is_passed_is_served_like_one_that_came_and_is_followed_by_another() {
-    let (place, (sockets, bench, states)) = (Place::new("stream-passed"), Bench::start());
-    let path = place.at("db.sock");
+    let (place, (sockets, bench, states)) = (Scratch::new("stream-passed"), Bench::start());
+    let path = place.path().join("db.sock");
     sockets.add(PORT, FrameSocket::Stream(UnixListener::bind(&path).unwrap()));
     let (ours, mut first) = streams();
     assert_eq!(sockets.plug(PORT, ours).unwrap(), Plugged::Yes);
@@ -224,8 +203,8 @@ fn a_stream_that_is_passed_is_served_like_one_that_came_and_is_followed_by_anoth
 
 #[test]
 fn datagrams_that_are_passed_are_served_until_their_end_is_closed_and_the_path_waits() {
-    let (place, (sockets, bench, states)) = (Place::new("dgram-passed"), Bench::start());
-    let path = place.at("db.sock");
+    let (place, (sockets, bench, states)) = (Scratch::new("dgram-passed"), Bench::start());
+    let path = place.path().join("db.sock");
     let bound = Arc::new(OwnedFd::from(UnixDatagram::bind(&path).unwrap()));
     sockets.add(PORT, FrameSocket::Datagram(Arc::clone(&bound)));
     let (ours, first) = datagrams();
@@ -238,7 +217,7 @@ fn datagrams_that_are_passed_are_served_until_their_end_is_closed_and_the_path_w
     assert_eq!(first.recv(&mut [0; 100]).unwrap(), 60);
 
     // Who sends to the path is not heard meanwhile, and does not disturb.
-    let other = UnixDatagram::bind(place.at("other")).unwrap();
+    let other = UnixDatagram::bind(place.path().join("other")).unwrap();
     other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     other.send_to(&[2; 70], &path).unwrap();
     assert_eq!(bench.receive(), Receive::Empty);
@@ -270,10 +249,10 @@ fn datagrams_that_are_passed_are_served_until_their_end_is_closed_and_the_path_w
 
 #[test]
 fn a_descriptor_of_another_kind_or_for_no_place_is_not_put_to_use() {
-    let (place, (sockets, bench, states)) = (Place::new("passed-wrong"), Bench::start());
+    let (place, (sockets, bench, states)) = (Scratch::new("passed-wrong"), Bench::start());
     let kind = |result: io::Result<Plugged>| result.unwrap_err().kind();
     assert_eq!(kind(sockets.plug(PORT, streams().0)), io::ErrorKind::NotFound);
-    let listener = UnixListener::bind(place.at("db.sock")).unwrap();
+    let listener = UnixListener::bind(place.path().join("db.sock")).unwrap();
     sockets.add(PORT, FrameSocket::Stream(listener));
     assert_eq!(kind(sockets.plug(PORT, datagrams().0)), io::ErrorKind::InvalidInput);
     let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
