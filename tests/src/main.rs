@@ -4,7 +4,6 @@
 //! lichen-lab test [NAME...]   scenarios whose name contains one of the words, or all
 //! lichen-lab bench [ROUNDS]   the speed tables
 //! lichen-lab instructions     what steps of the datapath cost, held against what they did
-//! lichen-lab guest FOLDER URL makes the image of a virtual machine, and prints how it is booted
 //! lichen-lab init             PID 1 of a machine of the lab
 //! lichen-lab peer ...         one end of a conversation
 //! ```
@@ -26,13 +25,6 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["init"] => lab::init(),
-        ["guest", folder, greet] => match vm::print_command(folder, greet) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("no image of a guest: {error}");
-                ExitCode::FAILURE
-            }
-        },
         ["peer", rest @ ..] => peer::run(rest),
         ["test", ..] if !lab::may_make_namespaces() => {
             // Below a user namespace nothing can be downloaded. A scenario that misses it says why.
@@ -44,9 +36,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench::run(rest),
         ["instructions", rest @ ..] => instructions::run(rest),
         _ => {
-            eprintln!(
-                "usage: lichen-lab test [NAME...] | bench [ROUNDS] | instructions [keep] | guest FOLDER URL"
-            );
+            eprintln!("usage: lichen-lab test [NAME...] | bench [ROUNDS] | instructions [keep]");
             ExitCode::FAILURE
         }
     }

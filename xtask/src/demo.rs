@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::{fs, thread, time::Duration};
 
+use lichen_guest::Image;
+
 use crate::packages::{self, is_root};
-use crate::step::Failed;
-use crate::test::{self, LAB, PRODUCT};
+use crate::step::{self, Failed, cargo};
+use crate::test::PRODUCT;
 
 pub(crate) fn run() -> Result<(), Failed> {
     // Who may install anything gets what the tests need as well, so that a plain user can run them next.
@@ -17,7 +19,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     } else {
         packages::ensure(packages::DEMO)?;
     }
-    test::build_product_and_lab()?;
+    step::run(&mut cargo(&["build", "--quiet", "--package", "lichen"]))?;
     let stage = Stage::set()?;
     stage.page("web", "hello from web\n")?;
     stage.page("host", "a secret of the host\n")?;
@@ -127,21 +129,14 @@ impl Stage {
     /// A virtual machine with a Debian kernel that fetches a page by name and serves what came of it.
     fn virtual_machine(&self, page: &str) -> Result<Running, Failed> {
         self.say("A virtual machine on the same network, without /dev/kvm; it and a container find each other:");
-        let folder = self.folder.join("guest").display().to_string();
-        let made = Command::new(LAB)
-            .args(["guest", &folder, page])
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| Failed::new(format!("{LAB}: {error}")))?;
-        if !made.status.success() {
-            return Err(Failed::new("the virtual machine's image could not be made"));
-        }
+        let folder = self.folder.join("guest");
+        let image = Image::build(&folder).map_err(Failed::new)?;
         if is_root() {
             // It was made by root; the plain user's QEMU opens a socket in there.
             let _ = std::os::unix::fs::chown(&folder, Some(1000), Some(1000));
         }
-        let printed = String::from_utf8_lossy(&made.stdout);
-        let words: Vec<&str> = printed.lines().collect();
+        let words = image.boot_and_greet(&folder.join("agent"), page);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         println!("$ lichen vm run db -- {} -m 192 -kernel vmlinuz … &", words[0]);
         let all = [&["lichen", "vm", "run", "db", "--"], &words[..]].concat();
         let started = self.command(&all).stdin(Stdio::null()).spawn();

@@ -37,7 +37,9 @@ pub(crate) use shaped_link::{Direction, ShapedLink};
 use folder::Folder;
 use person::Person;
 
-use crate::vm::{Image, keep_image};
+use lichen_guest::Image;
+
+use crate::vm::keep_image;
 
 /// Addresses of the lab (RFC 5737, RFC 3849), fit for a command line.
 pub(crate) mod address {

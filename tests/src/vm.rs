@@ -1,4 +1,7 @@
-//! One virtual machine that runs, and the line to the agent in it.
+//! Virtual machines with a real kernel, in QEMU without acceleration, and the line to the agent in them.
+//!
+//! A guest runs commands that come over its serial line and answers with exit code and output, so a scenario speaks
+//! with it as with any other machine.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -6,61 +9,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::image::Image;
+use lichen_guest::Image;
+
 use crate::lab::{Background, Lab, eventually};
 
 /// How long a guest may take to boot, and a command in it to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Words for QEMU that boot the image, with the agent's line on the socket at `agent`. What belongs to the
-/// network is not among them.
-pub(crate) fn qemu(image: &Image, agent: &Path) -> Vec<String> {
-    let shown = |path: &Path| path.display().to_string();
-    [
-        "qemu-system-x86_64",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        // For a machine that can have one processor only, QEMU before 8.0 leaves the guest's memory barriers
-        // out, and then a kick or a call gets lost now and then.
-        "-smp",
-        "1,maxcpus=2",
-        "-M",
-        "microvm,pit=off,pic=off,rtc=on,isa-serial=on",
-        "-m",
-        "192",
-        "-kernel",
-        &shown(&image.kernel),
-        "-initrd",
-        &shown(&image.files),
-        "-append",
-        &kernel_words(),
-        "-chardev",
-        &format!("socket,id=agent,path={},server=on,wait=off", shown(agent)),
-        "-serial",
-        "chardev:agent",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
-/// The kernel's command line. There is no timer to measure the processor's counter with, and without
-/// acceleration the guest's is the host's.
-fn kernel_words() -> String {
-    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let megahertz = processors.lines().find_map(|line| line.strip_prefix("cpu MHz"));
-    let megahertz =
-        megahertz.and_then(|line| line.trim_start_matches(['\t', ' ', ':']).parse().ok());
-    let kilohertz = megahertz.unwrap_or(2000.0_f64) * 1000.0;
-    format!(
-        "console=null quiet loglevel=1 reboot=t panic=-1 mitigations=off random.trust_cpu=on \
-         cryptomgr.notests tsc=reliable no_timer_check tsc_early_khz={kilohertz:.0}"
-    )
+/// The image that is kept beside this program; made when it is not there.
+pub(crate) fn keep_image() -> Result<Image, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    // target/guest, beside target/release.
+    let target = program.ancestors().nth(2).ok_or("this program lies in no target/release")?;
+    Image::build(&target.join("guest"))
 }
 
 /// A guest that has booted. Dropping it ends its monitor.
@@ -81,7 +42,7 @@ impl Guest {
     #[track_caller]
     pub(crate) fn start_with(lab: &Lab, name: &str, options: &[&str], more: &[&str]) -> Self {
         let agent = lab.path(&format!("run/{name}.agent"));
-        let words = qemu(lab.guest_image(), &agent);
+        let words = lab.guest_image().boot(&agent);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let all = [&["vm", "run", name], options, &["--"], &words, more].concat();
         let monitor = Background::start(&mut lab.lichen_with(&all), &lab.path("logs"));
@@ -92,7 +53,7 @@ impl Guest {
     #[track_caller]
     pub(crate) fn go_on(lab: &Lab, name: &str, migrated: &Path, more: &[&str]) -> Self {
         let agent = lab.path(&format!("run/{name}.agent"));
-        let words = qemu(lab.guest_image(), &agent);
+        let words = lab.guest_image().boot(&agent);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let incoming = format!("exec:cat {}", migrated.display());
         let all =
@@ -116,7 +77,7 @@ impl Guest {
         words: &[&str],
     ) -> Self {
         let agent = lab.path(&format!("run/{name}.agent"));
-        let own = [runtime, &qemu(lab.guest_image(), &agent)].concat();
+        let own = [runtime, &lab.guest_image().boot(&agent)].concat();
         let all: Vec<&str> = own.iter().map(String::as_str).chain(words.iter().copied()).collect();
         let monitor = Background::start(&mut lab.person(&all), &lab.path("logs"));
         Self::connect(monitor, &agent)

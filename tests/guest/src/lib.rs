@@ -1,11 +1,15 @@
-//! A kernel and a first file system, out of Debian's packages and the programs that are installed.
+//! A virtual machine's kernel and first file system: Debian's, with busybox, out of packages and the programs that are
+//! installed. Nothing here needs root.
+
+mod boot;
+mod cpio;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::cpio::Archive;
+use cpio::Archive;
 
 /// The package that leads to the kernel for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -16,34 +20,58 @@ const PROGRAMS: &[&str] = &["/usr/bin/iperf3"];
 
 /// What QEMU boots.
 #[derive(Clone, Debug)]
-pub(crate) struct Image {
-    pub(crate) kernel: PathBuf,
-    pub(crate) files: PathBuf,
+pub struct Image {
+    /// The compressed kernel.
+    pub kernel: PathBuf,
+    /// The archive that the kernel unpacks into its first file system.
+    pub files: PathBuf,
 }
 
-/// The image in `folder`; made when it is not there.
-pub(crate) fn build(folder: &Path) -> Result<Image, String> {
-    let image = Image { kernel: folder.join("vmlinuz"), files: folder.join("initrd") };
-    if image.kernel.is_file() && image.files.is_file() {
-        return Ok(image);
+impl Image {
+    /// The image in `folder`; made when it is not there.
+    ///
+    /// # Errors
+    /// With a sentence when a package or a program is missing, or `folder` cannot be written.
+    pub fn build(folder: &Path) -> Result<Self, String> {
+        let image = Self { kernel: folder.join("vmlinuz"), files: folder.join("initrd") };
+        if image.kernel.is_file() && image.files.is_file() {
+            return Ok(image);
+        }
+        let packages = folder.join("packages");
+        fs::create_dir_all(&packages).map_err(|error| told(&packages, &error))?;
+        let unpacked = unpack_kernel(&packages)?;
+        let versions = fs::read_dir(unpacked.join("lib/modules"));
+        let version = versions
+            .ok()
+            .and_then(|mut entries| entries.next()?.ok())
+            .ok_or("the kernel's package has no modules")?
+            .file_name();
+        let modules = unpacked.join("lib/modules").join(&version);
+        write(&image.files, &first_files(&modules)?)?;
+        // Last: the image is there when its kernel is.
+        let kernel = unpacked.join(format!("boot/vmlinuz-{}", version.to_string_lossy()));
+        write(&image.kernel, &read(&kernel)?)?;
+        Ok(image)
     }
-    let packages = folder.join("packages");
-    fs::create_dir_all(&packages).map_err(|error| told(&packages, &error))?;
-    let unpacked = unpack_kernel(&packages)?;
-    let versions = fs::read_dir(unpacked.join("lib/modules"));
-    let version = versions
-        .ok()
-        .and_then(|mut entries| entries.next()?.ok())
-        .ok_or("the kernel's package has no modules")?
-        .file_name();
-    let modules = unpacked.join("lib/modules").join(&version);
-    let files = first_files(&modules)?;
-    write(&image.files, &files)?;
-    // Last: the image is there when its kernel is.
-    let kernel = unpacked.join(format!("boot/vmlinuz-{}", version.to_string_lossy()));
-    let kernel = fs::read(&kernel).map_err(|error| told(&kernel, &error))?;
-    write(&image.kernel, &kernel)?;
-    Ok(image)
+
+    /// Words for QEMU that boot the image, with the agent's line on the socket at `agent`. What belongs to the network
+    /// is not among them.
+    #[must_use]
+    pub fn boot(&self, agent: &Path) -> Vec<String> {
+        boot::qemu(self, agent)
+    }
+
+    /// The same for a guest that fetches the page at `url` once it is up, and serves what came of it.
+    #[must_use]
+    pub fn boot_and_greet(&self, agent: &Path, url: &str) -> Vec<String> {
+        let mut words = self.boot(agent);
+        for word in &mut words {
+            if word.starts_with("console=") {
+                word.push_str(&format!(" greet={url}"));
+            }
+        }
+        words
+    }
 }
 
 fn told(path: &Path, error: &std::io::Error) -> String {
