@@ -62,6 +62,42 @@ fn a_frame_split_anywhere_arrives_whole_with_every_header() {
     }
 }
 
+/// One buffer is copied another way than several; both ways, and both directions, for every length of its pieces.
+#[test]
+fn a_frame_of_any_length_in_one_buffer_arrives_as_one_in_two_does() {
+    for len in (13..700).chain([1512, 4096, 9000, MAX_FRAME]) {
+        let mut driver = Driver::new(SIZE);
+        let mut ring = from_guest(&driver, HeaderLayout::Mergeable);
+        let sent = frame(len);
+        driver.write(BUFFERS, &sent);
+        driver.describe(0, 0, (BUFFERS, len as u32, 0, 0));
+        driver.describe(0, 1, (BUFFERS, 12, 1, 2));
+        driver.describe(0, 2, (BUFFERS + 12, len as u32 - 12, 0, 0));
+        let mut arrived = [0, 1].map(|head| {
+            driver.offer(head);
+            let mut buffer = vec![0xee; MAX_FRAME + 64];
+            assert_eq!(ring.receive(&mut buffer), Ok(Some(len)));
+            buffer
+        });
+        assert_eq!(arrived[0], arrived[1], "{len}");
+        let [buffer, _] = &mut arrived;
+        assert_eq!((&buffer[..10], &buffer[12..len]), (&sent[..10], &sent[12..]), "{len}");
+        assert_eq!((&buffer[10..12], buffer[len]), (&[0, 0][..], 0xee), "{len}");
+
+        let mut driver = Driver::new(SIZE);
+        let mut ring = to_guest(&driver, HeaderLayout::Mergeable);
+        driver.write(BUFFERS, &vec![0xee; len + 1]);
+        driver.describe(0, 0, (BUFFERS, len as u32, 2, 0));
+        driver.offer(0);
+        assert_eq!(ring.transmit(&buffer[..len]), Ok(Delivered::Sent));
+        assert_eq!(ring.flush(), Ok(true));
+        assert_eq!(driver.take_used(), Some((0, len as u32)));
+        let given = driver.read(BUFFERS, len + 1);
+        assert_eq!((&given[..10], &given[12..len]), (&sent[..10], &sent[12..]), "{len}");
+        assert_eq!((&given[10..12], given[len]), (&[1, 0][..], 0xee), "{len}");
+    }
+}
+
 #[test]
 fn a_frame_behind_an_indirect_table_arrives() {
     let mut driver = Driver::new(SIZE);

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use super::{Offloads, Port, Transmit};
 use crate::counters::{Counters, DropReason};
 use crate::frame::offload;
-use crate::frame::vnet_header::{GsoKind, VNET_LEN, VnetHeader};
+use crate::frame::vnet_header::{GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
 use crate::ids::MacAddr;
 use crate::wire::ETHERNET_LEN;
 use crate::wire::headers::{ChecksumState, Headers};
@@ -116,11 +116,21 @@ pub fn deliver<P: Port>(
     vnet: &VnetHeader,
     headers: Option<&Headers>,
 ) -> Transmit {
-    let offloads = port.offloads();
-    if !takes_gso(offloads, vnet) {
+    if !takes_gso(port.offloads(), vnet) {
         return deliver_segments(port, counters, frame, vnet, headers);
     }
-    if let (Some(partial), Offloads::None) = (vnet.checksum, offloads) {
+    deliver_whole(port, counters, frame, vnet.checksum)
+}
+
+/// The same for a frame that is not to be cut.
+#[inline(always)]
+pub fn deliver_whole<P: Port>(
+    port: &mut P,
+    counters: &mut Counters,
+    frame: &mut [u8],
+    checksum: Option<PartialChecksum>,
+) -> Transmit {
+    if let (Some(partial), Offloads::None) = (checksum, port.offloads()) {
         offload::complete_checksum(&mut frame[VNET_LEN..], partial);
         frame[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
     }

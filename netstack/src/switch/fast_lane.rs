@@ -27,6 +27,22 @@ const SHORTEST: usize = TRANSPORT + UDP_LEN;
 const TRANSPORT6: usize = IP + IPV6_LEN;
 const SHORTEST6: usize = TRANSPORT6 + UDP_LEN;
 
+/// What is left to do of a frame that passes: nothing of segments, of its checksum perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// Where it goes.
+    pub to: Location,
+    /// The checksum that its receiver completes.
+    pub checksum: Option<PartialChecksum>,
+}
+
+impl Passage {
+    /// The same in a virtio-net header.
+    pub fn vnet(self) -> VnetHeader {
+        VnetHeader { checksum: self.checksum, gso: None }
+    }
+}
+
 /// A look at the frames of one port, as long as nobody moves.
 pub struct FastLane<'a> {
     network: &'a NetworkView,
@@ -40,9 +56,9 @@ impl<'a> FastLane<'a> {
         Self { network, last: None }
     }
 
-    /// Where a frame of `port` goes, and what is left to do of it; `None` sends it the long way.
+    /// Judges a frame of `port`; `None` sends it the long way.
     #[inline(always)]
-    pub fn judge(&mut self, port: &PortSpec, frame: &[u8]) -> Option<(Location, VnetHeader)> {
+    pub fn judge(&mut self, port: &PortSpec, frame: &[u8]) -> Option<Passage> {
         let head = frame.first_chunk::<SHORTEST>()?;
         let (destination, is_for_neighbour) = self.look_at_macs(port, head);
         let len = usize::from(be16(head, IP + 2));
@@ -68,22 +84,17 @@ impl<'a> FastLane<'a> {
             _ => return None,
         };
         let has_no_sum = offset == 6 && be16(transport, 6) == 0;
-        let vnet = left_to_do(head, IPV4_LEN, offset, has_no_sum)?;
+        let checksum = left_to_do(head, IPV4_LEN, offset, has_no_sum)?;
         if !is_sound {
             return None;
         }
-        Some((self.location_of(destination)?, vnet))
+        Some(Passage { to: self.location_of(destination)?, checksum })
     }
 
     /// The same for IPv6, from an address that the guest is known to use. Beside the lane of IPv4, which is not
     /// to become longer.
     #[inline(never)]
-    pub fn judge6(
-        &mut self,
-        port: &PortSpec,
-        own: &OwnAddresses,
-        frame: &[u8],
-    ) -> Option<(Location, VnetHeader)> {
+    pub fn judge6(&mut self, port: &PortSpec, own: &OwnAddresses, frame: &[u8]) -> Option<Passage> {
         let head = frame.first_chunk::<SHORTEST6>()?;
         if be16(head, IP - 2) != 0x86dd || head[IP] >> 4 != 6 {
             return None;
@@ -107,8 +118,8 @@ impl<'a> FastLane<'a> {
             _ => return None,
         };
         // A datagram without a checksum is none (RFC 8200 8.1).
-        let vnet = left_to_do(head, IPV6_LEN, offset, false).filter(|_| is_sound)?;
-        Some((self.location_of(destination)?, vnet))
+        let checksum = left_to_do(head, IPV6_LEN, offset, false).filter(|_| is_sound)?;
+        Some(Passage { to: self.location_of(destination)?, checksum })
     }
 
     /// Where a frame goes, and whether it goes from this port to another.
@@ -141,25 +152,34 @@ impl<'a> FastLane<'a> {
     }
 }
 
-/// Whether the IPv4 header's checksum is right. By words of two bytes, because a frame was copied just now in
-/// pieces that longer words lie across, for which the processor would wait.
+/// Whether the IPv4 header's checksum is right. In the processor's own order of bytes, which such a sum may be in (RFC
+/// 1071, 2 B), and by words that begin where they are aligned: a frame was copied just now in aligned pieces, and for a
+/// word that lies across two of them the processor would wait.
 #[inline(always)]
 fn sums_up(head: &[u8; SHORTEST]) -> bool {
-    let words = (0..IPV4_LEN).step_by(2).map(|at| u64::from(be16(head, IP + at)));
-    checksum::fold(words.sum()) == 0xffff
+    let half = |at: usize| u64::from(u16::from_ne_bytes([head[at], head[at + 1]]));
+    let word = |at: usize| {
+        u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
+    };
+    let words = word(IP + 2) + word(IP + 6) + word(IP + 10) + word(IP + 14);
+    checksum::fold(half(IP) + words + half(IP + 18)) == 0xffff
 }
 
 /// What the sender leaves to be done, if that is a checksum at most. One that it has computed itself is
 /// verified the long way.
 #[inline(always)]
-fn left_to_do(head: &[u8], ip_len: usize, offset: u16, has_no_sum: bool) -> Option<VnetHeader> {
+fn left_to_do(
+    head: &[u8],
+    ip_len: usize,
+    offset: u16,
+    has_no_sum: bool,
+) -> Option<Option<PartialChecksum>> {
     let le16 = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
     let (start, field) = (le16(6), le16(8));
     match (head[0], head[1]) {
-        (0, 0) if has_no_sum => Some(VnetHeader::default()),
+        (0, 0) if has_no_sum => Some(None),
         (1, 0) if usize::from(start) == ETHERNET_LEN + ip_len && field == offset => {
-            let checksum = Some(PartialChecksum { start, offset });
-            Some(VnetHeader { checksum, gso: None })
+            Some(Some(PartialChecksum { start, offset }))
         }
         _ => None,
     }
@@ -300,17 +320,18 @@ mod tests {
     }
 
     /// What the lane says, after it was held against the long way.
-    fn compared(frame: &[u8]) -> Option<(Location, VnetHeader)> {
+    fn compared(frame: &[u8]) -> Option<Passage> {
         let directory = directory();
         let network = directory.network(NetworkId(1)).unwrap();
         let own = OwnAddresses::default();
         let mut lane = FastLane::new(network);
         let short = lane.judge(&port(OURS), frame);
         let short = short.or_else(|| lane.judge6(&port(OURS), &own, frame));
-        if let Some((to, vnet)) = short {
+        if let Some(passage) = short {
             let long = judge(&port(OURS), &own, network, frame);
             let long = long.unwrap_or_else(|reason| panic!("{reason:?} of {frame:02x?}"));
-            assert_eq!((long.decision, long.vnet), (Decision::Port(to), vnet), "{frame:02x?}");
+            let expected = (Decision::Port(passage.to), passage.vnet());
+            assert_eq!((long.decision, long.vnet), expected, "{frame:02x?}");
         }
         short
     }
@@ -318,8 +339,8 @@ mod tests {
     #[test]
     fn usual_frames_take_the_lane() {
         for frame in usual().into_iter().chain(usual6()) {
-            let (to, _) = compared(&frame).expect("a usual frame");
-            assert_eq!(to.slot, 1);
+            let passage = compared(&frame).expect("a usual frame");
+            assert_eq!(passage.to.slot, 1);
         }
     }
 

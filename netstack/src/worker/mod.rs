@@ -11,6 +11,7 @@ mod commands;
 pub mod crossing;
 pub mod event_loop;
 mod exchanges;
+mod frames;
 mod slot;
 mod wake_up;
 mod words;
@@ -20,9 +21,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::crossing::{Arrival, Heading, Links, Origin};
+use self::crossing::Links;
 use self::exchanges::Exchanges;
-use self::slot::{Crossing, Slot};
+use self::slot::Slot;
 pub use self::words::{Moving, Possessions, WorkerCommand, WorkerEvent};
 use crate::balance::Load;
 use crate::command::Event;
@@ -30,15 +31,10 @@ use crate::counters::DropReason;
 use crate::gateway::flow::Work;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, Readiness, Token, TokenKind};
-use crate::port::{MAX_FRAME, Port, Receive};
+use crate::port::{MAX_FRAME, Port};
 use crate::switch::directory::Directory;
-use crate::switch::fast_lane::FastLane;
 use crate::time::Instant;
 
-/// Frames taken from one port in one turn.
-const MAX_BATCH: usize = 64;
-/// Bytes taken from one port in one turn.
-const MAX_BATCH_BYTES: usize = 512 << 10;
 /// Parcels taken from one other worker in one turn.
 const MAX_PARCELS: usize = 8;
 /// How long a listener rests that could not be accepted from.
@@ -48,19 +44,6 @@ const MAX_ACCEPTS: usize = 16;
 
 /// Why a port is closed whose service has panicked.
 const DEFECT: &str = "a defect in the datapath was met while serving this port";
-
-/// How a batch of frames ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    /// Nothing waits any more.
-    All,
-    /// The turn was over first.
-    More,
-    /// There may be more, but what came is to go on first.
-    Question,
-    /// No frame will ever come again.
-    Gone,
-}
 
 /// One worker's whole state.
 pub struct Worker<P: Port, H: Host, N> {
@@ -162,9 +145,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
 
     /// Something is done for a slot's guest, which it is told of by the next [`Worker::flush`].
     fn touch(&mut self, slot: u16) {
-        if self.touched.last() != Some(&slot) {
-            self.touched.push(slot);
-        }
+        frames::touch(&mut self.touched, slot);
     }
 
     /// Lets guests, and other workers, know of what was done for them.
@@ -205,152 +186,6 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             }
         }
         self.flush();
-    }
-
-    /// Takes frames from a slot's port, and serves the flows that they touched.
-    pub fn handle_frames(&mut self, now: Instant, slot: u16) {
-        let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
-        if self.again.contains(&token) {
-            // Its turn comes, and one is enough.
-            return;
-        }
-        let mut taken = Taken::More;
-        self.contained(slot, |worker| taken = worker.take_turn(now, slot));
-        match taken {
-            Taken::Gone => self.lose_slot(slot, "its frames come from nowhere any more"),
-            Taken::More => self.again.push(token),
-            Taken::All | Taken::Question => {}
-        }
-        self.run_names(now);
-        self.flush();
-    }
-
-    /// Takes a turn's frames, and serves the flows that they touched. A guest that asks and waits sends one frame at a
-    /// time: where it was so last time, its question goes on before another frame is looked for.
-    fn take_turn(&mut self, now: Instant, slot: u16) -> Taken {
-        let Some(Some(open)) = self.slots.get(usize::from(slot)) else { return Taken::All };
-        let (before, pause) = (open.counters.frames_from_guest, open.asks_and_waits);
-        let mut taken = self.take_frames(now, slot, pause);
-        if taken == Taken::Question {
-            self.end_batch(now, slot);
-            taken = self.take_frames(now, slot, false);
-        }
-        if taken != Taken::Gone {
-            self.end_batch(now, slot);
-        }
-        if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
-            open.asks_and_waits = open.counters.frames_from_guest == before + 1;
-        }
-        taken
-    }
-
-    /// Takes and handles at most a batch, or up to the first for the gateway, to `pause` there. Who is where does not
-    /// change meanwhile, so the network is looked up once.
-    fn take_frames(&mut self, now: Instant, slot: u16, pause: bool) -> Taken {
-        let Self {
-            slots, directory, host, names, received, scratch, events, touched, links, ..
-        } = self;
-        let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
-        let network = directory.network(open.spec.network);
-        let mut lane = network.map(FastLane::new);
-        let mut bytes = 0;
-        for _ in 0..MAX_BATCH {
-            let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
-            let len = match open.io.receive(received) {
-                Receive::Frame(len) => len,
-                Receive::Dropped(reason) => {
-                    open.counters.drop(reason);
-                    continue;
-                }
-                Receive::Empty => return Taken::All,
-                Receive::Gone => return Taken::Gone,
-            };
-            bytes += len;
-            let frame = &mut received[..len];
-            if let (Some(network), Some(lane)) = (network, &mut lane) {
-                open.count(frame);
-                if let Some(event) = open.note_mac(frame) {
-                    events.push_back(event);
-                }
-                let short = lane.judge(&open.spec, frame);
-                let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
-                let crossing = if let Some((to, vnet)) = short {
-                    Some(Crossing { to, vnet, headers: None })
-                } else {
-                    let around =
-                        slot::Surroundings { now, host, names, network, directory, scratch };
-                    open.handle_frame(around, frame)
-                };
-                if let Some(crossing) = crossing {
-                    let to = crossing.to.slot;
-                    if crossing.to.worker != links.number() {
-                        let from = Origin { slot, port: open.spec.id };
-                        if links.push(from, crossing.to, crossing.vnet, frame).is_err() {
-                            open.counters.drop(DropReason::CrossingFull);
-                        }
-                    } else if let Some(Some(receiver)) = slots.get_mut(usize::from(to)) {
-                        receiver.deliver(frame, &crossing.vnet, crossing.headers.as_ref());
-                        if touched.last() != Some(&to) {
-                            touched.push(to);
-                        }
-                    } else if let Some(Some(open)) = slots.get_mut(usize::from(slot)) {
-                        open.counters.drop(DropReason::UnknownUnicast);
-                    }
-                } else if pause {
-                    return Taken::Question;
-                }
-            }
-            if bytes >= MAX_BATCH_BYTES {
-                break;
-            }
-        }
-        Taken::More
-    }
-
-    /// Takes what other workers have sent to ports of this one.
-    pub fn handle_crossings(&mut self) {
-        for worker in 0..self.links.workers() {
-            for _ in 0..MAX_PARCELS {
-                let Some(mut parcel) = self.links.take(worker) else { break };
-                parcel.open(|heading, frame| self.deliver(heading, frame));
-                self.links.give_back(worker, parcel);
-            }
-        }
-        self.links.look();
-        self.count_lost();
-        self.flush();
-    }
-
-    /// Whether something has come from another worker. To be asked before waiting, after
-    /// [`begin_waiting`](crossing::Doorbell::begin_waiting).
-    pub fn has_crossings(&mut self) -> bool {
-        self.links.look()
-    }
-
-    fn deliver(&mut self, heading: &Heading, frame: &mut [u8]) -> Arrival {
-        let slot = heading.to.slot;
-        let delivered = match self.slots.get_mut(usize::from(slot)) {
-            Some(Some(open)) if open.spec.id == heading.to.port => {
-                catch_unwind(AssertUnwindSafe(|| open.deliver(frame, &heading.vnet, None)))
-            }
-            _ => return Arrival::Lost,
-        };
-        match delivered {
-            Ok(()) => self.touch(slot),
-            Err(_) => self.lose_slot(slot, DEFECT),
-        }
-        Arrival::Delivered
-    }
-
-    /// Counts the frames that have found nobody at another worker, unless their own port has gone meanwhile too.
-    fn count_lost(&mut self) {
-        for from in self.links.take_back() {
-            if let Some(Some(open)) = self.slots.get_mut(usize::from(from.slot))
-                && open.spec.id == from.port
-            {
-                open.counters.drop(DropReason::CrossingLost);
-            }
-        }
     }
 
     fn handle_socket(&mut self, now: Instant, token: Token, readiness: Readiness) {

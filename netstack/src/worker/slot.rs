@@ -12,7 +12,7 @@ use crate::command::{
     Transport,
 };
 use crate::counters::{Counters, DropReason};
-use crate::frame::vnet_header::{VNET_LEN, VnetHeader};
+use crate::frame::vnet_header::{PartialChecksum, VNET_LEN, VnetHeader};
 use crate::gateway::destination::forward_source;
 use crate::gateway::flow::FlowContext;
 use crate::gateway::names::{self, NameService};
@@ -20,9 +20,10 @@ use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
 use crate::host::{Host, Stream, Token, TokenKind};
 use crate::ids::MacAddr;
 use crate::port::Port;
-use crate::port::to_guest::{ToGuest, deliver};
+use crate::port::to_guest::{ToGuest, deliver, deliver_whole};
 use crate::switch::addresses::{Claim, OwnAddresses};
 use crate::switch::directory::{Directory, Location, NetworkView};
+use crate::switch::fast_lane::Passage;
 use crate::switch::{Decision, Judged, judge};
 use crate::time::Instant;
 use crate::wire::headers::{ChecksumState, Headers, Network};
@@ -95,6 +96,12 @@ pub(super) struct Crossing {
     pub(super) vnet: VnetHeader,
     /// Spares whoever has to cut it another parsing.
     pub(super) headers: Option<Headers>,
+}
+
+impl From<Passage> for Crossing {
+    fn from(passage: Passage) -> Self {
+        Self { to: passage.to, vnet: passage.vnet(), headers: None }
+    }
 }
 
 /// A slot's gateway together with what its flows need.
@@ -391,6 +398,12 @@ impl<P: Port, H: Host> Slot<P, H> {
     ) {
         // What cannot be delivered has been counted, as the receiver's drop.
         let _ = deliver(&mut self.io, &mut self.counters, frame, vnet, headers);
+    }
+
+    /// The same of a frame that took the short way.
+    #[inline(always)]
+    pub(super) fn deliver_whole(&mut self, frame: &mut [u8], checksum: Option<PartialChecksum>) {
+        let _ = deliver_whole(&mut self.io, &mut self.counters, frame, checksum);
     }
 
     /// Takes a connection of a published port.

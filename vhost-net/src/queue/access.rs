@@ -6,6 +6,7 @@
 //! frame that changes while it is copied arrives garbled, which is its sender's own affair.
 #![allow(unsafe_code, reason = "the pointers into guest memory")]
 
+mod single;
 mod written;
 
 use std::ptr;
@@ -23,12 +24,8 @@ use super::layout::Layout;
 use crate::fetch;
 
 pub(super) const DESCRIPTOR_LEN: usize = 16;
-/// A line of the processor's cache. The first of a frame is copied by itself, in pieces that lie equally in each
-/// copy: who reads headers right after they were copied, or copies them on, need not wait until the processor
-/// has written them (a load is served from a store before it only if that wrote all of it).
+/// A line of the processor's cache.
 const LINE: usize = 64;
-/// Frames from here on are copied whole, for which the processor is faster.
-const SHORT: usize = 512;
 /// Where a virtio-net header says over how many buffers its frame is spread.
 const NUM_BUFFERS: usize = 10;
 
@@ -243,22 +240,12 @@ impl GuestAccess {
 
     /// Copies the collected buffers to the start of `to`, which holds as much.
     pub(super) fn copy_out(&self, to: &mut [u8]) {
-        let mut begun = 0;
-        if let (Some(first), Some(line)) = (self.parts.first(), to.first_chunk_mut::<LINE>())
-            && (LINE..SHORT).contains(&first.len)
-        {
-            // SAFETY: the part was located, is as long as a line, and its region is mapped as long as `memory`
-            // lives.
-            *line = unsafe { first.host.cast::<[u8; LINE]>().read_unaligned() };
-            begun = LINE;
-        }
-        let mut left = &mut to[begun..];
+        let mut left = to;
         for part in &self.parts {
-            let (now, later) = left.split_at_mut(part.len - begun);
+            let (now, later) = left.split_at_mut(part.len);
             // SAFETY: the part was located and its region is mapped as long as `memory` lives; `now` is as
-            // long as what is left of it, is ours alone, and so lies outside of guest memory.
-            unsafe { ptr::copy_nonoverlapping(part.host.add(begun), now.as_mut_ptr(), now.len()) };
-            begun = 0;
+            // long, is ours alone, and so lies outside of guest memory.
+            unsafe { ptr::copy_nonoverlapping(part.host, now.as_mut_ptr(), now.len()) };
             left = later;
         }
     }
@@ -267,28 +254,11 @@ impl GuestAccess {
     /// header, with the number of `buffers` if that is part of it, and what follows the header in `frame`.
     pub(super) fn copy_in(&self, frame: &[u8], header_len: usize, buffers: u16) {
         let mut header = [0; VNET_LEN];
-        let mut pieces: [&[u8]; 2];
-        let mut begun = 0;
-        let first = self
-            .parts
-            .first()
-            .filter(|part| part.len >= LINE && header_len == VNET_LEN && frame.len() < SHORT);
-        if let (Some(first), Some(line)) = (first, frame.first_chunk::<LINE>()) {
-            // SAFETY: the part was located, is as long as a line, and its region is mapped as long as `memory`
-            // lives; byte 10 and the one behind it are in the line.
-            unsafe {
-                first.host.cast::<[u8; LINE]>().write_unaligned(*line);
-                first.host.add(NUM_BUFFERS).cast::<u16>().write_unaligned(buffers.to_le());
-            }
-            pieces = [&[], &frame[LINE..]];
-            begun = LINE;
-        } else {
-            header.copy_from_slice(&frame[..VNET_LEN]);
-            header[NUM_BUFFERS..].copy_from_slice(&buffers.to_le_bytes());
-            pieces = [&header[..header_len], &frame[VNET_LEN..]];
-        }
+        header.copy_from_slice(&frame[..VNET_LEN]);
+        header[NUM_BUFFERS..].copy_from_slice(&buffers.to_le_bytes());
+        let mut pieces = [&header[..header_len], &frame[VNET_LEN..]];
         for part in &self.parts {
-            let mut at = std::mem::take(&mut begun);
+            let mut at = 0;
             for piece in &mut pieces {
                 let (now, later) = piece.split_at(piece.len().min(part.len - at));
                 // SAFETY: `at` and what is copied end within the part, which was located and whose region is

@@ -4,9 +4,9 @@ use super::access::{DESCRIPTOR_LEN, GuestAccess};
 use super::error::RingError;
 use super::{Direction, Tables};
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
+pub(super) const INDIRECT: u16 = 4;
 /// The most descriptors that one frame may take us to read, and the longest indirect table. Drivers use some
 /// twenty.
 pub(super) const MAX_STEPS: u32 = 1024;

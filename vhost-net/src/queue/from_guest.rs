@@ -11,7 +11,7 @@ use super::chain::{Budget, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
 use super::ring::Ring;
-use super::{Direction, RingFeatures};
+use super::{Direction, HeaderLayout, RingFeatures};
 
 /// The queue on which a guest's driver sends.
 pub struct FromGuest {
@@ -44,7 +44,10 @@ impl FromGuest {
         }
         self.ring.fetch_ahead(Direction::FromGuest);
         let head = self.ring.head(0)?;
-        let frame = self.copy_out(head, buffer);
+        let frame = match self.copy_out_single(head, buffer) {
+            Some(len) => Ok(len),
+            None => self.copy_out(head, buffer),
+        };
         self.ring.give_back(head, 0);
         frame.map(Some)
     }
@@ -59,6 +62,21 @@ impl FromGuest {
         self.ring.progress()
     }
 
+    /// The frame in one buffer, if it is that simple.
+    #[inline(always)]
+    fn copy_out_single(&self, head: u16, buffer: &mut [u8]) -> Option<usize> {
+        let Ring { memory, features, .. } = &self.ring;
+        let single = memory.single(head, Direction::FromGuest)?;
+        let len = single.len();
+        if features.header == HeaderLayout::Legacy || len <= VNET_LEN || len > MAX_FRAME {
+            return None;
+        }
+        single.copy_to(&mut buffer[..len]);
+        clear_num_buffers(buffer);
+        Some(len)
+    }
+
+    #[inline(never)]
     fn copy_out(&mut self, head: u16, buffer: &mut [u8]) -> Result<usize, RingError> {
         let Ring { memory, features, .. } = &mut self.ring;
         let header_len = features.header.len();
@@ -75,9 +93,15 @@ impl FromGuest {
             // A legacy header is two bytes short, at its end.
             buffer.copy_within(start..VNET_LEN, 0);
         }
-        if start > 0 || buffer[10..VNET_LEN] != [0, 0] {
-            buffer[10..VNET_LEN].fill(0);
-        }
+        clear_num_buffers(buffer);
         Ok(start + total)
+    }
+}
+
+/// Most guests leave it at zero: then nothing is written behind the copy, which would make who reads on wait.
+#[inline(always)]
+fn clear_num_buffers(header: &mut [u8]) {
+    if header[10..VNET_LEN] != [0, 0] {
+        header[10..VNET_LEN].fill(0);
     }
 }

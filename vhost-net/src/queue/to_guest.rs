@@ -52,9 +52,34 @@ impl ToGuest {
     ///
     /// After an error that does not stop the queue, the frame is lost and its buffers went back unused.
     pub fn transmit(&mut self, frame: &[u8]) -> Result<Delivered, RingError> {
+        self.ring.fetch_ahead(Direction::ToGuest);
+        if let Some(head) = self.fill_single(frame)? {
+            self.ring.give_back(head, u32::try_from(frame.len()).expect("at most a frame"));
+            return Ok(Delivered::Sent);
+        }
+        self.transmit_over_several(frame)
+    }
+
+    /// Copies the frame into the next buffer, if it is that simple. Answers which it was.
+    #[inline(always)]
+    fn fill_single(&mut self, frame: &[u8]) -> Result<Option<u16>, RingError> {
+        let is_waiting = self.ring.known() > 0 || self.ring.available()? > 0;
+        if !is_waiting || self.ring.features.header == HeaderLayout::Legacy {
+            return Ok(None);
+        }
+        let head = self.ring.head(0)?;
+        let single = self.ring.memory.single(head, Direction::ToGuest);
+        let fitting = single.filter(|single| single.len() >= frame.len());
+        Ok(fitting.map(|single| {
+            single.fill(frame);
+            head
+        }))
+    }
+
+    #[inline(never)]
+    fn transmit_over_several(&mut self, frame: &[u8]) -> Result<Delivered, RingError> {
         let layout = self.ring.features.header;
         let needed = frame.len() - VNET_LEN + layout.len();
-        self.ring.fetch_ahead(Direction::ToGuest);
         match self.gather(needed) {
             Ok(Delivered::Full) => return Ok(Delivered::Full),
             Ok(Delivered::Sent) => {}
