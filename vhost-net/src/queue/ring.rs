@@ -72,6 +72,7 @@ impl Ring {
     }
 
     /// Takes the next head and gives it back with `len` bytes written. The guest sees it when published.
+    #[inline(always)]
     pub(super) fn give_back(&mut self, head: u16, len: u32) {
         self.memory.set_used(self.used, head, len);
         self.used = self.used.wrapping_add(1);

@@ -85,21 +85,17 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         return unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
     let mut at = 0;
-    while len - at >= 64 {
-        // SAFETY: so many bytes are left.
-        unsafe { copy_piece::<64>(from, to, at) };
-        at += 64;
-    }
-    macro_rules! rest {
+    // Not a loop, of which the compiler would make a call.
+    macro_rules! copy_pieces {
         ($($size:literal)*) => {$(
             if len & $size != 0 {
-                // SAFETY: what is left is the sum of the sizes whose bits are set.
+                // SAFETY: `len` is the sum of the sizes whose bits are set.
                 unsafe { copy_piece::<$size>(from, to, at) };
                 at += $size;
             }
         )*};
     }
-    rest!(32 16 8 4 2 1);
+    copy_pieces!(256 128 64 32 16 8 4 2 1);
     debug_assert_eq!(at, len);
 }
 
