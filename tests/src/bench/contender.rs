@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde::Serialize;
 
-use crate::lab::address::{GATEWAY, HOST, UPSTREAM};
+use crate::lab::address::{GATEWAY, HOST, UPSTREAM, UPSTREAM6};
 use crate::lab::{Background, Lab, comes_true, eventually, run};
 
 /// iperf3's own port, on the host's loopback and in a workload.
@@ -21,6 +21,9 @@ pub(super) const HEAR: &str = "5205";
 /// Seconds after which a program that does not end is ended.
 pub(super) const PATIENCE: u64 = 30;
 
+/// iperf3's port on the host's loopback of IPv6.
+const IPERF6: &str = "5206";
+
 const RENO: &str = "echo reno >/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// A way between a program and the host.
@@ -34,6 +37,13 @@ pub(super) enum Contender {
     Slirp65520,
 }
 
+/// Of which family the addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
 /// What lives as long as the measuring: servers on the host.
 pub(super) fn prepare(lab: &Lab) -> Vec<Background> {
     for machine in [lab.host(), lab.upstream()] {
@@ -43,6 +53,7 @@ pub(super) fn prepare(lab: &Lab) -> Vec<Background> {
     let start = |words: &[&str]| Background::start(&mut lab.person(words), &lab.path("logs"));
     let servers = vec![
         start(&["iperf3", "-s", "-B", "127.0.0.1"]),
+        start(&["iperf3", "-s", "-B", "::1", "-p", IPERF6]),
         start(&[&program, "peer", "answer", ECHO]),
         start(&[&program, "peer", "greet", &format!("127.0.0.1:{GREET}")]),
         start(&[&program, "peer", "keep", &format!("127.0.0.1:{KEEP}")]),
@@ -51,9 +62,10 @@ pub(super) fn prepare(lab: &Lab) -> Vec<Background> {
     eventually("datagrams are heard", || {
         servers.last().is_some_and(|server| server.printed().contains("listening"))
     });
-    for port in [IPERF, ECHO, GREET, KEEP] {
+    let of_ipv4 = [IPERF, ECHO, GREET, KEEP].map(|port| ("127.0.0.1", port));
+    for (address, port) in of_ipv4.into_iter().chain([("::1", IPERF6)]) {
         eventually("the host's servers listen", || {
-            run(&mut lab.person(&["nc", "-z", "127.0.0.1", port])).code == Some(0)
+            run(&mut lab.person(&["nc", "-z", address, port])).code == Some(0)
         });
     }
     // The daemon is up before the first measurement.
@@ -101,8 +113,25 @@ impl Contender {
         }
     }
 
+    /// Where iperf3 on the host's loopback is found by IPv6.
+    pub(super) fn host_iperf6(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Loopback => ("::1", IPERF6),
+            // A network's prefix is drawn, so its gateway has no address that is known before. What it lets through
+            // goes to the loopback of IPv4, whichever family it came by.
+            Self::Lichen => ("host.lichen.internal", IPERF),
+            Self::Pasta1500 | Self::Pasta65520 => (UPSTREAM6, IPERF6),
+            Self::Slirp65520 => ("fd00::2", IPERF6),
+        }
+    }
+
     /// A program inside, with reno there too, which is ended when it takes too long.
     pub(super) fn command(self, lab: &Lab, program: &[&str]) -> Command {
+        self.command_with(lab, Family::V4, program)
+    }
+
+    /// The same, where addresses are of that family.
+    pub(super) fn command_with(self, lab: &Lab, family: Family, program: &[&str]) -> Command {
         let limited = format!("exec timeout -k 2 {PATIENCE} {}", program.join(" "));
         let program = format!("{RENO}; {limited}");
         let inside = ["sh", "-c", &program];
@@ -116,9 +145,11 @@ impl Contender {
                     ["run"].into_iter().chain(options).chain(["--"]).chain(inside).collect();
                 lab.lichen_with(&words)
             }
-            Self::Pasta1500 => lab.person(&[&pasta("1500", "none")[..], &inside].concat()),
-            Self::Pasta65520 => lab.person(&[&pasta("65520", "none")[..], &inside].concat()),
-            Self::Slirp65520 => lab.person(&["sh", "-c", &slirp(&program)]),
+            Self::Pasta1500 => lab.person(&[&pasta(family, "1500", "none")[..], &inside].concat()),
+            Self::Pasta65520 => {
+                lab.person(&[&pasta(family, "65520", "none")[..], &inside].concat())
+            }
+            Self::Slirp65520 => lab.person(&["sh", "-c", &slirp(family, &program)]),
         }
     }
 
@@ -147,9 +178,9 @@ impl Contender {
             }
             // Not by 127.0.0.1, where pasta goes past its network and splices two sockets.
             Self::Pasta1500 => {
-                (lab.person(&[&pasta("1500", &mapping)[..], &inside].concat()), HOST)
+                (lab.person(&[&pasta(Family::V4, "1500", &mapping)[..], &inside].concat()), HOST)
             }
-            _ => (lab.person(&[&pasta("65520", &mapping)[..], &inside].concat()), HOST),
+            _ => (lab.person(&[&pasta(Family::V4, "65520", &mapping)[..], &inside].concat()), HOST),
         };
         let server = Background::start(&mut command, &lab.path("logs"));
         if comes_true(|| server.printed().contains(ready)) {
@@ -175,10 +206,10 @@ pub(super) struct Published {
     _server: Background,
 }
 
-fn pasta<'a>(mtu: &'a str, tcp_ports: &'a str) -> [&'a str; 15] {
+fn pasta<'a>(family: Family, mtu: &'a str, tcp_ports: &'a str) -> [&'a str; 15] {
     [
         "pasta",
-        "-4",
+        if family == Family::V4 { "-4" } else { "-6" },
         "-q",
         "--config-net",
         "-m",
@@ -196,13 +227,14 @@ fn pasta<'a>(mtu: &'a str, tcp_ports: &'a str) -> [&'a str; 15] {
 }
 
 /// slirp4netns serves a namespace that exists, so one is made first; it ends with its program.
-fn slirp(program: &str) -> String {
+fn slirp(family: Family, program: &str) -> String {
+    let more = if family == Family::V4 { "" } else { "--enable-ipv6" };
     format!(
         "unshare --user --map-root-user --net sh -c \
            'until ip link show tap0 up 2>/dev/null | grep -q UP; do sleep 0.02; done; sleep 0.2; {program}' &
          inside=$!
          until test \"$(readlink /proc/$inside/ns/net)\" != \"$(readlink /proc/$$/ns/net)\"; do sleep 0.02; done
-         slirp4netns --configure --mtu=65520 --disable-dns $inside tap0 >/dev/null 2>&1 &
+         slirp4netns --configure --mtu=65520 --disable-dns {more} $inside tap0 >/dev/null 2>&1 &
          network=$!
          wait $inside; code=$?
          kill $network; wait $network

@@ -135,6 +135,21 @@ fn streams(measured: &Measurements) -> Vec<Row> {
         };
         rows.extend([
             Row {
+                part: "ipv6",
+                what: format!("one stream {} by IPv6, over the loopback", direction.name()),
+                figure: over(Kind::OneStream6, Contender::Loopback),
+                goal: Goal::AtLeast(0.5),
+            },
+            Row {
+                part: "ipv6",
+                what: format!("one stream {} by IPv6, over lichen's by IPv4", direction.name()),
+                figure: ratio(
+                    rate(Kind::OneStream6, Contender::Lichen, direction),
+                    rate(Kind::OneStream, Contender::Lichen, direction),
+                ),
+                goal: Goal::AtLeast(0.9),
+            },
+            Row {
                 part: "streams",
                 what: format!("four streams {}, over the loopback's four", direction.name()),
                 figure: over(Kind::FourStreams, Contender::Loopback),

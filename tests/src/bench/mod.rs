@@ -45,8 +45,8 @@ struct Measurements {
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 7] =
-    ["throughput", "streams", "datagrams", "connections", "latency", "idle", "loss"];
+const PARTS: [&str; 8] =
+    ["throughput", "ipv6", "streams", "datagrams", "connections", "latency", "idle", "loss"];
 
 /// `words`: whether the peers are measured too, how many rounds, and which parts if not all.
 pub(crate) fn run(words: &[&str]) -> ExitCode {
@@ -73,7 +73,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
     let mut measured = Measurements::default();
     for round in 0..rounds {
         for contender in contenders(round) {
-            for kind in [Kind::OneStream, Kind::FourStreams] {
+            for kind in [Kind::OneStream, Kind::OneStream6, Kind::FourStreams] {
                 measured.measure_throughput(&lab, kind, contender, round, wanted);
             }
             if wanted("datagrams") {

@@ -18,7 +18,7 @@ pub(super) fn write(lab: &Lab, measured: &Measurements) -> io::Result<()> {
     for (name, version) in &occasion.versions {
         println!("- {name}: {version}");
     }
-    let kinds = [Kind::OneStream, Kind::FourStreams, Kind::BadLink];
+    let kinds = [Kind::OneStream, Kind::OneStream6, Kind::FourStreams, Kind::BadLink];
     for kind in kinds.into_iter().filter(|kind| measured.has(kind.part())) {
         print!("\n{}\n{}", throughput(measured, kind), ratios(measured, kind));
     }
@@ -123,6 +123,7 @@ pub(super) fn head(title: &str, columns: &[&str]) -> String {
 fn throughput(measured: &Measurements, kind: Kind) -> String {
     let what = match kind {
         Kind::OneStream => "One TCP stream, Gbit/s",
+        Kind::OneStream6 => "One TCP stream by IPv6, Gbit/s",
         Kind::FourStreams => "Four TCP streams, Gbit/s",
         Kind::BadLink => "One TCP stream to the upstream, 1 % loss each way and 20 ms, Mbit/s",
     };

@@ -7,7 +7,7 @@ use lichen_netstack::testing::impair::Impairment;
 use lichen_netstack::testing::shaper::Shaping;
 use serde::Serialize;
 
-use super::contender::{Contender, IPERF, PATIENCE, Server};
+use super::contender::{Contender, Family, IPERF, PATIENCE, Server};
 use super::missing::why;
 use super::processor;
 use crate::lab::address::FAR;
@@ -43,6 +43,8 @@ impl Direction {
 pub(super) enum Kind {
     /// One stream between inside and the host.
     OneStream,
+    /// The same by IPv6.
+    OneStream6,
     /// Four at once.
     FourStreams,
     /// One between inside and the host's upstream, over a link that loses one frame in a hundred each way
@@ -55,6 +57,7 @@ impl Kind {
     pub(super) fn part(self) -> &'static str {
         match self {
             Self::OneStream => "throughput",
+            Self::OneStream6 => "ipv6",
             Self::FourStreams => "streams",
             Self::BadLink => "loss",
         }
@@ -64,8 +67,14 @@ impl Kind {
     pub(super) fn directions(self) -> &'static [Direction] {
         match self {
             Self::OneStream => &Direction::ALL,
-            Self::FourStreams | Self::BadLink => &[Direction::Up, Direction::Down],
+            Self::OneStream6 | Self::FourStreams | Self::BadLink => {
+                &[Direction::Up, Direction::Down]
+            }
         }
+    }
+
+    fn family(self) -> Family {
+        if self == Self::OneStream6 { Family::V6 } else { Family::V4 }
     }
 }
 
@@ -113,12 +122,14 @@ pub(super) fn measure(
     let (address, port) = match (&published, kind) {
         (Some(published), _) => (published.address, published.port.as_str()),
         (None, Kind::BadLink) => (FAR, FAR_IPERF),
+        (None, Kind::OneStream6) => contender.host_iperf6(),
         (None, _) => (contender.host_address(), IPERF),
     };
-    let client = [&["iperf3", "-c", address, "-p", port][..], &options].concat();
+    let family = if kind.family() == Family::V6 { "-6" } else { "-4" };
+    let client = [&["iperf3", family, "-c", address, "-p", port][..], &options].concat();
     let mut command: Command = match published {
         Some(_) => lab.person(&client),
-        None => contender.command(lab, &client),
+        None => contender.command_with(lab, kind.family(), &client),
     };
     let before = processor::used();
     let outcome = try_within(Duration::from_secs(PATIENCE + 10), &mut command);
