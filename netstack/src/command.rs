@@ -199,7 +199,7 @@ impl Attachment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostOpening {
-    /// Same number on the gateway address and on 127.0.0.1.
+    /// Same number on the gateway address and on 127.0.0.1; of TCP on ::1 where that refuses.
     pub port: u16,
     /// Which transport.
     pub protocol: Transport,

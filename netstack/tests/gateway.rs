@@ -134,6 +134,30 @@ fn an_opening_leads_to_the_hosts_loopback_and_nowhere_else() {
 }
 
 #[test]
+fn an_opening_leads_to_the_loopback_of_ipv6_where_nobody_listens_on_that_of_ipv4() {
+    let mut lab = Lab::new(1);
+    lab.allow_host(0, HostOpening { port: 5432, protocol: Transport::Tcp });
+    lab.world.serve("[::1]:5432", Behaviour::Accept);
+    let ask = |lab: &mut Lab, port| {
+        lab.send_ip(0, &Segment::syn(1).emit(from(port), to("10.88.0.1:5432")));
+        lab.received(0)[0].tcp().unwrap().0.flags.0
+    };
+    assert_eq!(ask(&mut lab, 4000), Flags::SYN | Flags::ACK);
+    assert_eq!(lab.world.connections("[::1]:5432").len(), 1);
+    // The first that is asked is the one of IPv4, and the last word is refused.
+    lab.world.serve("127.0.0.1:5432", Behaviour::Accept);
+    assert_eq!(ask(&mut lab, 4001), Flags::SYN | Flags::ACK);
+    assert_eq!(lab.world.connections("[::1]:5432").len(), 1);
+    for loopback in ["127.0.0.1:5432", "[::1]:5432"] {
+        lab.world.serve(loopback, Behaviour::Refuse);
+    }
+    assert_eq!(ask(&mut lab, 4002), Flags::RST | Flags::ACK);
+    lab.world.serve("[::1]:5432", Behaviour::Unreachable);
+    assert_eq!(ask(&mut lab, 4003), Flags::RST | Flags::ACK);
+    assert_eq!(lab.world.open_sockets(), 2);
+}
+
+#[test]
 fn the_host_is_asked_for_each_new_destination_anew() {
     let mut lab = Lab::new(1);
     lab.world.serve("192.0.2.1:80", Behaviour::Accept);

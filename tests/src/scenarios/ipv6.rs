@@ -125,6 +125,10 @@ fn what_is_the_hosts_own_is_closed_over_ipv6(lab: &Lab) {
             run(&mut lab.lichen(["run", "--", "curl", "-gsS", "-m", "20", &url])).exits(7);
         assert!(outcome.took < Duration::from_secs(10), "{url}: {outcome:?}");
     }
+    // Where the loopback of IPv4 refuses, that of IPv6 is asked.
+    let url = "http://host.lichen.internal:8096/etc/hostname";
+    let asked = ["run", "--allow-host", "8096", "--", "curl", "-fsS", "-o", "/dev/null", url];
+    run(&mut lab.lichen_with(&asked)).success();
     let gateway = lab.in_workload("curl -6 -sS -m 20 http://host.lichen.internal:8099/ || echo $?");
     assert_eq!(gateway, "7\n");
     let opened = ["run", "--allow-host", "8099", "--", "curl", "-6", "-sS"];

@@ -1,6 +1,7 @@
 //! One TCP flow: what it keeps, how bytes move between its two sides, and when it is over.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use smoltcp::socket::tcp::State;
@@ -62,7 +63,7 @@ pub(super) struct Flow<S> {
 /// Where a flow stands in its life.
 pub(super) enum Stage<S> {
     /// The host connects; the guest's SYN waits.
-    Connecting { stream: S, syn: Vec<u8> },
+    Connecting { stream: S, to: SocketAddr, syn: Vec<u8> },
     /// Both sides exist.
     Joined { endpoint: Endpoint, stream: S },
     /// The guest speaks with the name service.

@@ -1,7 +1,7 @@
 //! How a flow comes to be: room is made, the host connects or has accepted, and both sides are joined.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{MAX_FLOWS, MAX_HALF_OPEN, Target, TcpFlows, reset};
@@ -52,7 +52,7 @@ impl<S: Stream> TcpFlows<S> {
         let index = entry.key();
         match cx.host.connect(to, token(cx.slot, index)) {
             Ok(stream) => {
-                let stage = Stage::Connecting { stream, syn: packet.to_vec() };
+                let stage = Stage::Connecting { stream, to, syn: packet.to_vec() };
                 let mut flow = Flow::new(key, stage, cx.now);
                 flow.deadline = Some(cx.now + CONNECT_LIFETIME);
                 entry.insert(flow);
@@ -129,7 +129,7 @@ impl<S: Stream> TcpFlows<S> {
         index: usize,
     ) {
         let flow = &mut self.flows[index];
-        let Stage::Connecting { mut stream, mut syn } =
+        let Stage::Connecting { mut stream, to, mut syn } =
             std::mem::replace(&mut flow.stage, Stage::Gone)
         else {
             unreachable!("the caller saw the stage");
@@ -140,7 +140,11 @@ impl<S: Stream> TcpFlows<S> {
         match stream.connected() {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                flow.stage = Stage::Connecting { stream, syn };
+                flow.stage = Stage::Connecting { stream, to, syn };
+                return;
+            }
+            Err(error) if let Some((stream, to)) = connect_again(cx, index, to, &error) => {
+                flow.stage = Stage::Connecting { stream, to, syn };
                 return;
             }
             Err(error) => {
@@ -216,6 +220,23 @@ fn token(slot: u16, index: usize) -> Token {
 }
 
 /// Tells the guest that its SYN came to nothing, as a real network would.
+/// Where nobody listens on the host's loopback of IPv4, somebody may on that of IPv6: many development servers bind to
+/// what `localhost` means first.
+fn connect_again<P: Port, H: Host>(
+    cx: &mut FlowContext<'_, P, H>,
+    index: usize,
+    to: SocketAddr,
+    error: &io::Error,
+) -> Option<(H::Stream, SocketAddr)> {
+    if to.ip() != Ipv4Addr::LOCALHOST || error.kind() != io::ErrorKind::ConnectionRefused {
+        return None;
+    }
+    let to = SocketAddr::from((Ipv6Addr::LOCALHOST, to.port()));
+    // A host without IPv6 has refused.
+    let stream = cx.host.connect(to, token(cx.slot, index)).ok()?;
+    Some((stream, to))
+}
+
 fn refuse<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
     key: &FlowKey,
