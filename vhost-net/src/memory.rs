@@ -75,6 +75,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Memory that is no monitor's, and so cannot be cut.
+    pub(crate) fn unguarded(map: Arc<GuestMemoryMmap>) -> Self {
+        Self { guards: Vec::new(), map }
+    }
+
     /// Whether a file behind it was cut short: its content is lost.
     pub(crate) fn was_cut(&self) -> bool {
         self.guards.iter().any(|guard| guard.was_hit())

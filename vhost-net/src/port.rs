@@ -11,6 +11,7 @@ use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 use crate::log::Logging;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
+use crate::queue::to_guest::Delivered;
 use crate::rings::{Receiving, Room, Sending, Served, Turn};
 use crate::steering;
 
@@ -35,6 +36,9 @@ pub struct VhostPort {
     from_guest: Vec<Sending>,
     turn: Turn,
     to_guest: Vec<Receiving>,
+    /// Whether frames may wait for buffers of some ring.
+    is_behind: bool,
+    room: Room,
     offloads: Offloads,
     errors: RingErrors,
     /// Errors that the next flush tells.
@@ -55,10 +59,15 @@ impl VhostPort {
         alarm: Arc<Alarm<Failure>>,
     ) -> Self {
         assert!(!from_guest.is_empty() && !to_guest.is_empty(), "one in each direction runs");
+        // An equal share, so that a ring that the guest neglects leaves the others theirs.
+        let rings = to_guest.len();
+        let room = Room { frames: MAX_BACKLOG / rings, bytes: MAX_BACKLOG_BYTES / rings };
         Self {
             from_guest,
             turn: Turn::first(),
             to_guest,
+            is_behind: false,
+            room,
             offloads,
             errors: RingErrors::default(),
             untold: 0,
@@ -115,24 +124,22 @@ impl VhostPort {
     }
 
     /// Gives the guest what waits for buffers of one ring, as far as it goes.
-    #[inline]
+    #[inline(never)]
     fn drain(&mut self, ring: usize) {
         while self.failed.is_none() && self.to_guest[ring].is_behind() {
             match self.to_guest[ring].drain() {
-                Ok(()) => return,
+                Ok(()) => break,
                 Err(error) => self.note_untold(error),
             }
         }
+        self.is_behind = self.to_guest.iter().any(Receiving::is_behind);
     }
 
+    #[inline(always)]
     fn drain_all(&mut self) {
-        (0..self.to_guest.len()).for_each(|ring| self.drain(ring));
-    }
-
-    /// What may wait for one ring: an equal share, so that one that the guest neglects leaves the others theirs.
-    fn room(&self) -> Room {
-        let rings = self.to_guest.len();
-        Room { frames: MAX_BACKLOG / rings, bytes: MAX_BACKLOG_BYTES / rings }
+        if self.is_behind {
+            (0..self.to_guest.len()).for_each(|ring| self.drain(ring));
+        }
     }
 }
 
@@ -167,13 +174,19 @@ impl Port for VhostPort {
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         let ring = steering::ring_of(frame, self.to_guest.len());
-        self.drain(ring);
+        if self.is_behind {
+            self.drain(ring);
+        }
         if self.failed.is_some() {
             return Transmit::Full;
         }
-        let room = self.room();
-        match self.to_guest[ring].transmit(frame, room) {
-            Ok(transmitted) => transmitted,
+        let ring = &mut self.to_guest[ring];
+        match ring.transmit(frame) {
+            Ok(Delivered::Sent) => Transmit::Sent,
+            Ok(Delivered::Full) => {
+                self.is_behind = true;
+                ring.wait(frame, self.room)
+            }
             Err(error) => {
                 self.note(error);
                 Transmit::Malformed
@@ -184,7 +197,7 @@ impl Port for VhostPort {
     /// Nobody says yet for which ring: so it is asked of all.
     fn has_room(&mut self) -> bool {
         self.drain_all();
-        self.failed.is_none() && !self.to_guest.iter().any(Receiving::is_behind)
+        self.failed.is_none() && !self.is_behind
     }
 
     fn flush(&mut self, counters: &mut Counters) {

@@ -74,6 +74,7 @@ impl Turn {
     }
 
     /// The ring, of `rings`, that the next frame is taken from.
+    #[inline(always)]
     pub(crate) fn ring(&mut self, rings: usize) -> usize {
         if self.left == 0 {
             self.pass_on(rings);
@@ -82,6 +83,7 @@ impl Turn {
     }
 
     /// A frame was taken.
+    #[inline(always)]
     pub(crate) fn count(&mut self) {
         self.left -= 1;
     }
@@ -114,6 +116,7 @@ impl Receiving {
     }
 
     /// Whether frames wait, and the next one has to wait behind them.
+    #[inline(always)]
     pub(crate) fn is_behind(&self) -> bool {
         !self.backlog.is_empty()
     }
@@ -134,18 +137,24 @@ impl Receiving {
         Ok(())
     }
 
-    /// Hands a frame to the guest, or has it wait where there is room for that.
-    pub(crate) fn transmit(&mut self, frame: &[u8], room: Room) -> Result<Transmit, RingError> {
-        if !self.is_behind() && self.ring.transmit(frame)? == Delivered::Sent {
-            return Ok(Transmit::Sent);
+    /// Hands a frame to the guest, unless others wait already.
+    #[inline(always)]
+    pub(crate) fn transmit(&mut self, frame: &[u8]) -> Result<Delivered, RingError> {
+        if self.is_behind() {
+            return Ok(Delivered::Full);
         }
+        self.ring.transmit(frame)
+    }
+
+    /// Has a frame wait, where there is room for that.
+    pub(crate) fn wait(&mut self, frame: &[u8], room: Room) -> Transmit {
         let fits = self.backlog_bytes + frame.len() <= room.bytes;
         if !fits || self.backlog.len() >= room.frames {
-            return Ok(Transmit::Full);
+            return Transmit::Full;
         }
         self.backlog_bytes += frame.len();
         self.backlog.push_back(frame.into());
-        Ok(Transmit::Sent)
+        Transmit::Sent
     }
 
     /// Makes known what was given.

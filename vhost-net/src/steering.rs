@@ -14,10 +14,13 @@ const UDP: u8 = 17;
 const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The ring, of `rings`, for a frame behind its virtio-net header.
+#[inline(always)]
 pub(crate) fn ring_of(frame: &[u8], rings: usize) -> usize {
-    if rings < 2 {
-        return 0;
-    }
+    if rings < 2 { 0 } else { by_flow(frame, rings) }
+}
+
+#[inline(never)]
+fn by_flow(frame: &[u8], rings: usize) -> usize {
     let hash = match frame.get(ETHERTYPE..IP) {
         Some([0x08, 0x00]) => ipv4(&frame[IP..]),
         Some([0x86, 0xdd]) => ipv6(&frame[IP..]),

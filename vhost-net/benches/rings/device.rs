@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lichen_netstack::command::Attachment;
-use lichen_netstack::counters::Counters;
-use lichen_netstack::port::{MAX_FRAME, Offloads, Port, Receive, Transmit};
+use lichen_netstack::port::MAX_FRAME;
 use lichen_netstack::switch::directory::{Directory, Location};
 use lichen_netstack::testing::host::World;
 use lichen_netstack::testing::names::Echo;
@@ -15,14 +14,16 @@ use lichen_netstack::testing::specs;
 use lichen_netstack::time::Instant;
 use lichen_netstack::worker::crossing::{Doorbell, Links};
 use lichen_netstack::worker::{Worker, WorkerCommand};
+use lichen_vhost_net::port::VhostPort;
 use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::layout::Layout;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
 use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
+use lichen_vhost_net::testing::port::port;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-use super::guest::{BATCH, ENDS, Places, RECEIVER, SENDER, SIZE};
+use super::guest::{BATCH, ENDS, Places, RECEIVER, RECEIVER_SENDS, SENDER, SENDER_RECEIVES, SIZE};
 
 /// Which device.
 #[derive(Clone, Copy)]
@@ -47,6 +48,9 @@ impl Kind {
     }
 }
 
+/// The datapath as it is with virtual machines, on a simulated host.
+pub(super) type Datapath = Worker<VhostPort, World, Echo>;
+
 /// A device and the buffer that each frame is copied through.
 pub(super) struct Device {
     rings: Rings,
@@ -55,8 +59,8 @@ pub(super) struct Device {
 
 enum Rings {
     Ours { from_guest: FromGuest, to_guest: ToGuest },
-    Datapath { worker: Box<Worker<End, World, Echo>> },
-    TwoWorkers { sender: Box<Worker<End, World, Echo>>, receiver: Box<Worker<End, World, Echo>> },
+    Datapath { worker: Box<Datapath> },
+    TwoWorkers { sender: Box<Datapath>, receiver: Box<Datapath> },
     VirtioQueue { memory: Arc<GuestMemoryMmap>, from_guest: Queue, to_guest: Queue },
 }
 
@@ -64,10 +68,11 @@ impl Device {
     pub(super) fn new(kind: Kind, memory: &Arc<GuestMemoryMmap>) -> Self {
         let rings = match kind {
             Kind::Ours => {
-                let (from_guest, to_guest) = ours(memory);
+                let (from_guest, to_guest) =
+                    (from_guest(memory, SENDER), to_guest(memory, RECEIVER));
                 Rings::Ours { from_guest, to_guest }
             }
-            Kind::Datapath => Rings::Datapath { worker: Box::new(datapath(ours(memory))) },
+            Kind::Datapath => Rings::Datapath { worker: Box::new(datapath(memory)) },
             Kind::TwoWorkers => {
                 let [at_sender, at_receiver] = links();
                 Rings::TwoWorkers {
@@ -161,52 +166,8 @@ fn deliver(
     true
 }
 
-/// One end of the way through the datapath.
-pub(super) enum End {
-    Sender(FromGuest),
-    Receiver(ToGuest),
-}
-
-impl Port for End {
-    fn receive(&mut self, buffer: &mut [u8]) -> Receive {
-        match self {
-            Self::Sender(ring) => match ring.receive(buffer).expect("a sound ring") {
-                Some(len) => Receive::Frame(len),
-                None => Receive::Empty,
-            },
-            Self::Receiver(_) => Receive::Empty,
-        }
-    }
-
-    fn transmit(&mut self, frame: &[u8]) -> Transmit {
-        match self {
-            Self::Receiver(ring) => match ring.transmit(frame).expect("a sound ring") {
-                Delivered::Sent => Transmit::Sent,
-                Delivered::Full => Transmit::Full,
-            },
-            Self::Sender(_) => Transmit::Full,
-        }
-    }
-
-    fn has_room(&mut self) -> bool {
-        true
-    }
-
-    fn flush(&mut self, _: &mut Counters) {
-        let wanted = match self {
-            Self::Sender(ring) => ring.flush(),
-            Self::Receiver(ring) => ring.flush(),
-        };
-        wanted.expect("a sound ring");
-    }
-
-    fn offloads(&self) -> Offloads {
-        Offloads::ChecksumTcpAndUdp
-    }
-}
-
 /// Lets the worker of the sender take frames.
-pub(super) fn take_turn(worker: &mut Worker<End, World, Echo>) {
+pub(super) fn take_turn(worker: &mut Datapath) {
     if worker.is_busy() {
         worker.handle_timeout(Instant::START);
     } else {
@@ -221,25 +182,35 @@ pub(super) fn links() -> [Links; 2] {
     Links::between(&bells).try_into().unwrap_or_else(|_| unreachable!("two bells, two workers"))
 }
 
-/// A worker that has the sending ring, the receiving one being on the other.
-pub(super) fn sender(memory: &Arc<GuestMemoryMmap>, links: Links) -> Worker<End, World, Echo> {
-    worker(links, [0, 1], vec![(0, End::Sender(ours(memory).0))])
+/// A worker that has the sending port, the receiving one being on the other.
+pub(super) fn sender(memory: &Arc<GuestMemoryMmap>, links: Links) -> Datapath {
+    worker(links, [0, 1], vec![(0, sending_port(memory))])
 }
 
-/// A worker that has the receiving ring, the sending one being on the other.
-pub(super) fn receiver(memory: &Arc<GuestMemoryMmap>, links: Links) -> Worker<End, World, Echo> {
-    worker(links, [0, 1], vec![(1, End::Receiver(ours(memory).1))])
+/// A worker that has the receiving port, the sending one being on the other.
+pub(super) fn receiver(memory: &Arc<GuestMemoryMmap>, links: Links) -> Datapath {
+    worker(links, [0, 1], vec![(1, receiving_port(memory))])
 }
 
 /// A worker that has both.
-fn datapath((from_guest, to_guest): (FromGuest, ToGuest)) -> Worker<End, World, Echo> {
+fn datapath(memory: &Arc<GuestMemoryMmap>) -> Datapath {
     // The receiver first: a port's frames are read as soon as it is there.
-    let ends = vec![(1, End::Receiver(to_guest)), (0, End::Sender(from_guest))];
-    worker(Links::alone(), [0, 0], ends)
+    let ports = vec![(1, receiving_port(memory)), (0, sending_port(memory))];
+    worker(Links::alone(), [0, 0], ports)
+}
+
+/// The port that frames come from. Nothing is sent to it.
+fn sending_port(memory: &Arc<GuestMemoryMmap>) -> VhostPort {
+    port(memory, from_guest(memory, SENDER), to_guest(memory, SENDER_RECEIVES))
+}
+
+/// The port that frames go to, which sends none.
+fn receiving_port(memory: &Arc<GuestMemoryMmap>) -> VhostPort {
+    port(memory, from_guest(memory, RECEIVER_SENDS), to_guest(memory, RECEIVER))
 }
 
 /// One that has these ends, both on one network, set up as control does it; on which worker each is.
-fn worker(links: Links, workers: [u16; 2], ends: Vec<(u16, End)>) -> Worker<End, World, Echo> {
+fn worker(links: Links, workers: [u16; 2], ends: Vec<(u16, VhostPort)>) -> Datapath {
     let mut worker = Worker::new(World::default(), Echo::default(), 1, 1024).linked(links);
     let network = specs::network(1, "bench", 88);
     let port = |end: u8| {
@@ -259,22 +230,24 @@ fn worker(links: Links, workers: [u16; 2], ends: Vec<(u16, End)>) -> Worker<End,
     worker
 }
 
-fn ours(memory: &Arc<GuestMemoryMmap>) -> (FromGuest, ToGuest) {
-    let features = RingFeatures {
-        header: HeaderLayout::Mergeable,
-        notices: Notices::EventIndex,
-        tables: Tables::Accepted,
-    };
-    let layout = |places: Places| {
-        let Places { descriptors, available, used } = places;
-        let [descriptors, available, used] = [descriptors, available, used].map(|at| at as u64);
-        Layout::new(memory, SIZE, descriptors, available, used).expect("a sound ring")
-    };
-    let resumed = FromGuest::resume(Arc::clone(memory), layout(SENDER), features);
-    let from_guest = resumed.expect("a sound ring");
-    let resumed = ToGuest::resume(Arc::clone(memory), layout(RECEIVER), features);
-    let to_guest = resumed.expect("a sound ring");
-    (from_guest, to_guest)
+const FEATURES: RingFeatures = RingFeatures {
+    header: HeaderLayout::Mergeable,
+    notices: Notices::EventIndex,
+    tables: Tables::Accepted,
+};
+
+fn from_guest(memory: &Arc<GuestMemoryMmap>, places: Places) -> FromGuest {
+    FromGuest::resume(Arc::clone(memory), layout(memory, places), FEATURES).expect("a sound ring")
+}
+
+fn to_guest(memory: &Arc<GuestMemoryMmap>, places: Places) -> ToGuest {
+    ToGuest::resume(Arc::clone(memory), layout(memory, places), FEATURES).expect("a sound ring")
+}
+
+fn layout(memory: &GuestMemoryMmap, places: Places) -> Layout {
+    let Places { descriptors, available, used } = places;
+    let [descriptors, available, used] = [descriptors, available, used].map(|at| at as u64);
+    Layout::new(memory, SIZE, descriptors, available, used).expect("a sound ring")
 }
 
 fn queue(places: Places) -> Queue {

@@ -14,6 +14,11 @@ const MASK: u16 = SIZE - 1;
 pub(super) const SENDER: Places = Places { descriptors: 0, available: 0x8000, used: 0xc000 };
 pub(super) const RECEIVER: Places =
     Places { descriptors: 0x1_0000, available: 0x1_8000, used: 0x1_c000 };
+/// The other ring of each port, which stays empty.
+pub(super) const SENDER_RECEIVES: Places =
+    Places { descriptors: 0x2_0000, available: 0x2_8000, used: 0x2_c000 };
+pub(super) const RECEIVER_SENDS: Places =
+    Places { descriptors: 0x3_0000, available: 0x3_8000, used: 0x3_c000 };
 const TABLES: usize = 0x10_0000;
 const TABLE: usize = 0x200;
 const SENT: usize = 0x20_0000;

@@ -4,4 +4,5 @@ pub mod conversation;
 pub mod driver;
 pub mod front_end;
 pub mod fuzz;
+pub mod port;
 pub mod steps;
