@@ -229,7 +229,7 @@ fn is_sound_segment(segment: &[u8], len: usize) -> bool {
     (TCP_LEN..=len).contains(&header_len)
 }
 
-/// Whether two frames have alike what [`FastLane::judge_first`] looks at: of one flow, and with the same left to do.
+/// Whether two frames have alike what `judge_first` looks at: of one flow, and with the same left to do.
 /// Compared in the pieces in which a frame was just copied.
 #[inline(always)]
 fn is_alike(one: &[u8; SHORTEST], other: &[u8; SHORTEST]) -> bool {
