@@ -146,7 +146,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     }
 
     /// Whether something has come from another worker. To be asked before waiting, after
-    /// [`begin_waiting`](crossing::Doorbell::begin_waiting).
+    /// [`begin_waiting`](super::crossing::Doorbell::begin_waiting).
     pub fn has_crossings(&mut self) -> bool {
         self.links.look()
     }
