@@ -4,8 +4,7 @@
 //! - [`service`]: the thread that accepts monitors and hands running rings to the datapath
 //! - `session`, `device`, `features`, `memory`: one connection, what it sets up, what is agreed on
 //! - [`queue`]: the split ring itself (virtio 1.2, 2.7) in both directions
-//! - [`port`]: running rings as a port of the datapath; `rings`: one ring of it; `steering`: which one a frame
-//!   goes to
+//! - [`port`]: running rings as a port of the datapath; `rings`: one ring of it
 //! - `log`: telling the monitor which pages were written, while it migrates its guest
 //! - [`fetch`]: having the processor fetch what will be needed soon
 //! - `bell`: waking a guest without waiting for it
@@ -46,7 +45,5 @@ mod session;
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "a signal handler, and the pages that it maps")]
 mod sigbus;
-#[cfg(target_os = "linux")]
-mod steering;
 #[cfg(target_os = "linux")]
 pub mod testing;

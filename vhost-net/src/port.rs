@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use lichen_netstack::counters::{Counters, DropReason};
 use lichen_netstack::port::alarm::Alarm;
+use lichen_netstack::port::steering;
+use lichen_netstack::port::turn::Turn;
 use lichen_netstack::port::watch::FrameWatch;
 use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
 
@@ -12,8 +14,7 @@ use crate::log::Logging;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
 use crate::queue::to_guest::Delivered;
-use crate::rings::{Receiving, Room, Sending, Served, Turn};
-use crate::steering;
+use crate::rings::{Receiving, Room, Sending, Served};
 
 /// Frames, and their bytes, that wait for a guest to post buffers, on all rings together.
 const MAX_BACKLOG: usize = 1024;
@@ -152,7 +153,7 @@ impl Port for VhostPort {
         }
         let rings = self.from_guest.len();
         for _ in 0..rings {
-            let ring = &mut self.from_guest[self.turn.ring(rings)];
+            let ring = &mut self.from_guest[self.turn.queue(rings)];
             match ring.ring.receive(buffer) {
                 Ok(None) => self.turn.pass_on(rings),
                 Ok(Some(len)) => {
@@ -173,7 +174,7 @@ impl Port for VhostPort {
     }
 
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
-        let ring = steering::ring_of(frame, self.to_guest.len());
+        let ring = steering::queue_of(frame, self.to_guest.len());
         if self.is_behind {
             self.drain(ring);
         }

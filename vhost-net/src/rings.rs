@@ -57,44 +57,6 @@ impl Sending {
     }
 }
 
-/// Whose turn it is among the rings on which a guest sends.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    ring: usize,
-    left: u32,
-}
-
-impl Turn {
-    /// Frames in a row from one ring while others may wait. Few enough that all have their share of a worker's
-    /// batch, and enough that looking into empty ones costs little.
-    const FRAMES: u32 = 16;
-
-    pub(crate) fn first() -> Self {
-        Self { ring: 0, left: Self::FRAMES }
-    }
-
-    /// The ring, of `rings`, that the next frame is taken from.
-    #[inline(always)]
-    pub(crate) fn ring(&mut self, rings: usize) -> usize {
-        if self.left == 0 {
-            self.pass_on(rings);
-        }
-        self.ring
-    }
-
-    /// A frame was taken.
-    #[inline(always)]
-    pub(crate) fn count(&mut self) {
-        self.left -= 1;
-    }
-
-    /// Nothing more waits there: the next one has its turn.
-    pub(crate) fn pass_on(&mut self, rings: usize) {
-        self.ring = (self.ring + 1) % rings;
-        self.left = Self::FRAMES;
-    }
-}
-
 /// Most frames, and bytes of them, that wait for a guest to post buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {

@@ -4,8 +4,10 @@ pub mod alarm;
 pub mod framing;
 pub mod recording;
 pub mod selection;
+pub mod steering;
 pub mod tap;
 pub mod to_guest;
+pub mod turn;
 pub mod unix_datagram;
 pub mod unix_stream;
 pub mod watch;
@@ -68,7 +70,7 @@ pub trait Port {
 
 /// A port that takes a frame in pieces.
 pub trait Gathering {
-    /// As [`Port::transmit`], of a frame that consists of these parts.
+    /// As [`Port::transmit`], of a frame that consists of these parts; the first has all its headers.
     fn transmit_parts(&mut self, parts: &[IoSlice<'_>]) -> Transmit;
 }
 

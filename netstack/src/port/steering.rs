@@ -1,10 +1,11 @@
-//! Which of a guest's rings a frame goes to: frames of one flow all go to the same one, and so stay in order.
+//! Which of a port's queues a frame goes to: frames of one flow all go to the same one, and so stay in order. A queue is a
+//! ring of a virtual machine's, or one of a tap's.
 //!
 //! What cannot be told apart goes together: fragments by their addresses, what is neither IPv4 nor IPv6 to the
-//! first ring. Deliberately absent: a table of where the guest has sent each flow from, as virtio 1.2, 5.1.6.5
-//! recommends, since a flow that changes its ring may be overtaken by itself.
+//! first queue. Deliberately absent: a table of where the guest has sent each flow from, as virtio 1.2, 5.1.6.5
+//! recommends, since a flow that changes its queue may be overtaken by itself.
 
-use lichen_netstack::frame::vnet_header::VNET_LEN;
+use crate::frame::vnet_header::VNET_LEN;
 
 const ETHERTYPE: usize = VNET_LEN + 12;
 const IP: usize = VNET_LEN + 14;
@@ -13,14 +14,14 @@ const UDP: u8 = 17;
 /// An odd number without a pattern (2⁶⁴ by the golden ratio).
 const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The ring, of `rings`, for a frame behind its virtio-net header.
+/// The queue, of `queues`, for a frame behind its virtio-net header, or for the beginning of one with all its headers.
 #[inline(always)]
-pub(crate) fn ring_of(frame: &[u8], rings: usize) -> usize {
-    if rings < 2 { 0 } else { by_flow(frame, rings) }
+pub fn queue_of(frame: &[u8], queues: usize) -> usize {
+    if queues < 2 { 0 } else { by_flow(frame, queues) }
 }
 
 #[inline(never)]
-fn by_flow(frame: &[u8], rings: usize) -> usize {
+fn by_flow(frame: &[u8], queues: usize) -> usize {
     let hash = match frame.get(ETHERTYPE..IP) {
         Some([0x08, 0x00]) => ipv4(&frame[IP..]),
         Some([0x86, 0xdd]) => ipv6(&frame[IP..]),
@@ -28,7 +29,7 @@ fn by_flow(frame: &[u8], rings: usize) -> usize {
     };
     // The upper half is mixed best.
     let upper = usize::try_from(hash.unwrap_or(0) >> 48).expect("sixteen bits");
-    (upper * rings) >> 16
+    (upper * queues) >> 16
 }
 
 fn ipv4(packet: &[u8]) -> Option<u64> {
@@ -70,10 +71,9 @@ fn mix(addresses: &[u8], ports: u64) -> u64 {
 mod tests {
     use std::net::SocketAddr;
 
-    use lichen_netstack::ids::MacAddr;
-    use lichen_netstack::testing::frames::{ethernet, udp};
-
     use super::*;
+    use crate::ids::MacAddr;
+    use crate::testing::frames::{ethernet, udp};
 
     fn datagram(from: &str, to: &str) -> Vec<u8> {
         let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
@@ -82,17 +82,17 @@ mod tests {
     }
 
     #[test]
-    fn flows_spread_over_all_rings_and_each_keeps_to_one() {
+    fn flows_spread_over_all_queues_and_each_keeps_to_one() {
         for (from, to) in [("10.88.0.2", "10.88.0.3"), ("[fd00::2]", "[fd00::3]")] {
-            for rings in [1, 2, 3, 4] {
-                let mut count = vec![0; rings];
+            for queues in [1, 2, 3, 4] {
+                let mut count = vec![0; queues];
                 for port in 1000..1400 {
                     let frame = datagram(&format!("{from}:{port}"), &format!("{to}:53"));
-                    let ring = ring_of(&frame, rings);
-                    assert_eq!(ring_of(&frame, rings), ring);
-                    count[ring] += 1;
+                    let queue = queue_of(&frame, queues);
+                    assert_eq!(queue_of(&frame, queues), queue);
+                    count[queue] += 1;
                 }
-                let even = 400 / rings;
+                let even = 400 / queues;
                 assert!(count.iter().all(|count| *count > even / 2), "{from}: {count:?}");
             }
         }
@@ -100,29 +100,29 @@ mod tests {
 
     #[test]
     fn fragments_of_a_datagram_go_together() {
-        let rings = |offset: [u8; 2]| {
+        let queues = |offset: [u8; 2]| {
             (1000..1100).map(move |port| {
                 let mut frame = datagram(&format!("10.88.0.2:{port}"), "10.88.0.3:53");
                 frame[IP + 6..IP + 8].copy_from_slice(&offset);
-                ring_of(&frame, 4)
+                queue_of(&frame, 4)
             })
         };
         // The first, one in the middle, the last, whatever stands where the ports would be.
-        let first = rings([0x20, 0]).next();
+        let first = queues([0x20, 0]).next();
         for offset in [[0x20, 0], [0x20, 185], [0, 185], [0x1f, 0xff]] {
-            assert!(rings(offset).all(|ring| Some(ring) == first), "{offset:?}");
+            assert!(queues(offset).all(|queue| Some(queue) == first), "{offset:?}");
         }
-        let whole: std::collections::BTreeSet<_> = rings([0x40, 0]).collect();
+        let whole: std::collections::BTreeSet<_> = queues([0x40, 0]).collect();
         assert_eq!(whole.len(), 4, "what must not be fragmented is no fragment");
     }
 
     #[test]
-    fn what_has_no_flow_goes_to_the_first_ring() {
+    fn what_has_no_flow_goes_to_the_first_queue() {
         let arp = ethernet(MacAddr([2; 6]), MacAddr([255; 6]), 0x0806, &[0; 28]);
-        assert_eq!(ring_of(&arp, 4), 0);
+        assert_eq!(queue_of(&arp, 4), 0);
         let whole = datagram("10.88.0.2:1", "10.88.0.3:2");
         for len in 0..whole.len() {
-            assert!(ring_of(&whole[..len], 4) < 4);
+            assert!(queue_of(&whole[..len], 4) < 4);
         }
     }
 }
