@@ -36,8 +36,8 @@ pub use status::{
     BudgetUse, Datapath, DatapathState, Status, StopDaemon, StopScope, Version, WorkloadCounters,
 };
 pub use workload::{
-    AllowedPort, AttachWorkload, CreateWorkload, Lease, Publish, Transport, VmAttachment, Workload,
-    WorkloadKind, WorkloadState,
+    AllowedPort, AttachWorkload, CreateWorkload, Lease, MAX_QUEUES, Publish, Transport,
+    VmAttachment, Workload, WorkloadKind, WorkloadState,
 };
 
 /// Version of this program, which client and daemon compare on every call.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::published_port::{PortRange, PublishedPort, Source};
 
+/// Most queues of a workload's interface, and most pairs of rings of a virtual machine.
+pub const MAX_QUEUES: u16 = 4;
+
 /// One attached workload (`GET /v1/workloads`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
@@ -37,6 +40,9 @@ pub struct Workload {
     /// What is spoken there (kind `vm` only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<VmAttachment>,
+    /// Queues of its interface (kinds `run` and `attach` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// RFC 3339, UTC.
@@ -197,6 +203,10 @@ pub struct CreateWorkload {
     /// What the monitor speaks (kind `vm` only); left out, vhost-user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<VmAttachment>,
+    /// Queues of its interface, 1 to [`MAX_QUEUES`] (kinds `run` and `attach` only); left out, one. How many pairs of
+    /// rings a virtual machine has is its monitor's affair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
 }
 
 /// `POST /v1/workloads/NAME/attach`.

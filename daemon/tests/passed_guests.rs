@@ -74,7 +74,8 @@ impl Bed {
         port: PortId,
         descriptor: impl Into<Option<OwnedFd>>,
     ) -> Result<(), CommandError> {
-        self.datapath.handle_command(Command::Plug { port }, descriptor.into())
+        let descriptor: Option<OwnedFd> = descriptor.into();
+        self.datapath.handle_command(Command::Plug { port }, descriptor)
     }
 
     fn plug_stream(&mut self) -> UnixStream {

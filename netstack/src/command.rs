@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub enum Command {
         /// The network; unknown ones are fine.
         network: NetworkId,
     },
-    /// Creates a port or replaces its definition. Brings one descriptor, as [`Attachment`] says, when
+    /// Creates a port or replaces its definition. Brings descriptors, as [`Attachment`] says, when
     /// the port is new or was opened again; none when only the definition changed.
     SetPort(PortSpec),
     /// Removes a port; its flows are reset, its forwards removed.
@@ -163,12 +163,16 @@ impl PortSpec {
     }
 }
 
-/// How a workload's frames come to its port; decides what the descriptor of [`Command::SetPort`] is.
+/// How a workload's frames come to its port; decides what the descriptors of [`Command::SetPort`] are: one, where nothing
+/// else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attachment {
     /// A tap with virtio-net headers of twelve bytes.
-    Tap,
+    Tap {
+        /// How many it has, each with a descriptor; at most [`MAX_QUEUES`](crate::port::tap::MAX_QUEUES).
+        queues: u16,
+    },
     /// A listening unix socket, on which a virtual machine monitor speaks vhost-user.
     VhostUser,
     /// A listening unix stream socket, to which a monitor sends frames with four bytes of length before each.
@@ -178,10 +182,18 @@ pub enum Attachment {
 }
 
 impl Attachment {
+    /// A tap as most are.
+    pub const TAP: Self = Self::Tap { queues: 1 };
+
+    /// Whether a kernel that we have configured is the guest.
+    pub fn is_tap(self) -> bool {
+        matches!(self, Self::Tap { .. })
+    }
+
     /// Whether the guest comes and goes at a socket while the port stays.
     pub fn is_socket(self) -> bool {
         match self {
-            Self::Tap => false,
+            Self::Tap { .. } => false,
             Self::VhostUser | Self::UnixStream | Self::UnixDatagram => true,
         }
     }
@@ -189,7 +201,7 @@ impl Attachment {
     /// Whether a monitor hands over whole frames at that socket.
     pub fn takes_frames(self) -> bool {
         match self {
-            Self::Tap | Self::VhostUser => false,
+            Self::Tap { .. } | Self::VhostUser => false,
             Self::UnixStream | Self::UnixDatagram => true,
         }
     }

@@ -20,6 +20,7 @@ use crate::host::PublishedSocket;
 use crate::host::sys::{SysDatagram, SysHost, SysListener};
 use crate::ids::{ForwardId, MacAddr, NetworkId, PortId};
 use crate::port::recording::Recorder;
+use crate::port::tap::MAX_QUEUES;
 use crate::switch::directory::{Directory, Location};
 use crate::worker::event_loop::WorkerHandle;
 use crate::worker::{Possessions, WorkerCommand};
@@ -102,6 +103,18 @@ pub enum CommandError {
     /// A new port without a tap, or a forward without a socket.
     #[error("the command must bring a descriptor, and did not")]
     NoDescriptor,
+    /// A tap with a queue more or less than it has.
+    #[error(
+        "the tap of port {port} has {queues} queues, at most {MAX_QUEUES}, and {brought} came; all of them must"
+    )]
+    Queues {
+        /// The port.
+        port: PortId,
+        /// How many queues it should have.
+        queues: u16,
+        /// How many descriptors came.
+        brought: usize,
+    },
     /// Every slot is in use.
     #[error("all {MAX_PORTS} ports are in use; remove one first")]
     NoSlot,
@@ -218,15 +231,16 @@ impl<A: Attacher> Datapath<A> {
     pub fn handle_command(
         &mut self,
         command: Command,
-        descriptor: Option<OwnedFd>,
+        descriptors: impl IntoIterator<Item = OwnedFd>,
     ) -> Result<(), CommandError> {
+        let mut descriptors = descriptors.into_iter();
         match command {
             Command::SetNetwork(spec) => self.set_network(spec)?,
             Command::RemoveNetwork { network } => self.remove_network(network),
-            Command::SetPort(spec) => self.set_port(spec, descriptor)?,
+            Command::SetPort(spec) => self.set_port(spec, descriptors.collect())?,
             Command::RemovePort { port } => self.remove_port(port),
-            Command::Plug { port } => self.plug(port, descriptor)?,
-            Command::SetForward(spec) => self.set_forward(spec, descriptor)?,
+            Command::Plug { port } => self.plug(port, descriptors.next())?,
+            Command::SetForward(spec) => self.set_forward(spec, descriptors.next())?,
             Command::RemoveForward { forward } => self.remove_forward(forward),
             Command::SetResolvers { mut resolvers } => {
                 resolvers.truncate(MAX_RESOLVERS);
@@ -321,11 +335,7 @@ impl<A: Attacher> Datapath<A> {
         }
     }
 
-    fn set_port(
-        &mut self,
-        spec: PortSpec,
-        descriptor: Option<OwnedFd>,
-    ) -> Result<(), CommandError> {
+    fn set_port(&mut self, spec: PortSpec, descriptors: Vec<OwnedFd>) -> Result<(), CommandError> {
         if !self.networks.contains_key(&spec.network) {
             return Err(CommandError::UnknownNetwork { port: spec.id, network: spec.network });
         }
@@ -333,14 +343,23 @@ impl<A: Attacher> Datapath<A> {
             Some(placed) => (placed.place, false),
             None => (self.free_place(spec.id)?, true),
         };
-        if is_new && descriptor.is_none() {
+        if is_new && descriptors.is_empty() {
             return Err(CommandError::NoDescriptor);
         }
         let (mut tap, mut socket) = (None, None);
-        match (descriptor, spec.attachment) {
-            (Some(frames), Attachment::Tap) => tap = Some(self.attacher.open(place, frames)?),
-            (Some(own), _) => socket = Some((own.try_clone()?, own)),
-            (None, _) => {}
+        match spec.attachment {
+            _ if descriptors.is_empty() => {}
+            Attachment::Tap { queues } => {
+                let brought = descriptors.len();
+                if brought != usize::from(queues) || queues > MAX_QUEUES {
+                    return Err(CommandError::Queues { port: spec.id, queues, brought });
+                }
+                tap = Some(self.attacher.open(place, descriptors)?);
+            }
+            Attachment::VhostUser | Attachment::UnixStream | Attachment::UnixDatagram => {
+                let own = descriptors.into_iter().next();
+                socket = own.map(|own| Ok::<_, io::Error>((own.try_clone()?, own))).transpose()?;
+            }
         }
         let io = if spec.attachment.is_socket() && is_new {
             Some(self.attacher.unplugged())

@@ -13,10 +13,13 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::tap::MAX_QUEUES;
+
 /// A command line may have 2 MiB, and a byte of it takes up to four characters.
 const LONGEST: usize = 16 << 20;
-/// Standard input, output and error.
-const MOST_DESCRIPTORS: usize = 3;
+/// Standard input, output and error, or the queues of a tap.
+const MOST_DESCRIPTORS: usize = 4;
+const _: () = assert!(MAX_QUEUES as usize <= MOST_DESCRIPTORS);
 
 /// One end of the socket pair.
 #[derive(Debug)]

@@ -38,4 +38,4 @@ pub use os_error::OsError;
 pub use process_identity::{netns_of, start_time_of};
 pub use spec::{LaunchSpec, NetnsTarget, TapRequest, UserMapping};
 pub use supervisor::supervise_main;
-pub use tap::{TapError, discard_tap, netns_helper_main, open_tap};
+pub use tap::{MAX_QUEUES, TapError, discard_tap, netns_helper_main, open_tap};

@@ -43,6 +43,21 @@ impl Socket {
         }
     }
 
+    /// How many descriptors hold a tap of several queues open, whether they are used or not; `None` of another interface,
+    /// and before Linux 4.17.
+    pub(crate) fn open_queues(&self, interface: Index) -> io::Result<Option<u32>> {
+        let request = Request::new(libc::RTM_GETLINK, 0).payload(&link(interface, 0, 0));
+        send(&self.0, &request.without_acknowledgement().finish(), SendFlags::empty())?;
+        let mut answer = vec![0_u8; 32 << 10];
+        let (length, _) = recv(&self.0, &mut answer, RecvFlags::empty())?;
+        let answer = &answer[..length];
+        if answer.get(4..6) != Some(&libc::RTM_NEWLINK.to_ne_bytes()[..]) {
+            // It answers with an error, and never with success.
+            acknowledged(answer)?;
+        }
+        Ok(queues_in(answer.get(HEADER + LINK..).unwrap_or_default()))
+    }
+
     /// Sets the interface up.
     pub(crate) fn set_up(&self, interface: Index) -> io::Result<()> {
         let up = libc::IFF_UP.cast_unsigned();
@@ -156,6 +171,11 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const REPLACE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 const HEADER: usize = 16;
+/// A `struct ifinfomsg`.
+const LINK: usize = 16;
+/// Of linux/if_link.h, as kind `tun` has them.
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
 fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
@@ -245,8 +265,8 @@ fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(IpAddr, u8
         let (message, next) = rest.split_at(length.next_multiple_of(4).min(rest.len()));
         let body = &message[HEADER..length];
         if body[4..8] == interface.0.to_ne_bytes()
-            && let Some(address) = attribute(&body[8..], libc::IFA_LOCAL)
-                .or_else(|| attribute(&body[8..], libc::IFA_ADDRESS))
+            && let Some(address) = address_in(&body[8..], libc::IFA_LOCAL)
+                .or_else(|| address_in(&body[8..], libc::IFA_ADDRESS))
         {
             found.push((address, body[1]));
         }
@@ -255,17 +275,29 @@ fn read_addresses(datagram: &[u8], interface: Index, found: &mut Vec<(IpAddr, u8
     Dump::GoesOn
 }
 
+/// The open queues of a tap, in the attributes of its link.
+fn queues_in(attributes: &[u8]) -> Option<u32> {
+    let tun = attribute(attribute(attributes, libc::IFLA_LINKINFO)?, libc::IFLA_INFO_DATA)?;
+    let number = |kind| attribute(tun, kind)?.try_into().ok().map(u32::from_ne_bytes);
+    Some(number(IFLA_TUN_NUM_QUEUES)? + number(IFLA_TUN_NUM_DISABLED_QUEUES)?)
+}
+
 /// The attribute of that kind, as an address.
-fn attribute(attributes: &[u8], wanted: u16) -> Option<IpAddr> {
+fn address_in(attributes: &[u8], wanted: u16) -> Option<IpAddr> {
+    let value = attribute(attributes, wanted)?;
+    match value.len() {
+        4 => Some(Ipv4Addr::from_octets(value.try_into().ok()?).into()),
+        _ => Some(Ipv6Addr::from_octets(value.try_into().ok()?).into()),
+    }
+}
+
+/// The value of the attribute of that kind.
+fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = attributes;
     while let Some(header) = rest.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         if u16::from_ne_bytes([header[2], header[3]]) == wanted {
-            let value = rest.get(4..length)?;
-            return match value.len() {
-                4 => Some(Ipv4Addr::from_octets(value.try_into().ok()?).into()),
-                _ => Some(Ipv6Addr::from_octets(value.try_into().ok()?).into()),
-            };
+            return rest.get(4..length);
         }
         rest = rest.get(length.max(4).next_multiple_of(4)..)?;
     }
@@ -306,6 +338,25 @@ mod tests {
         let mut refusal = Request::new(libc::NLMSG_ERROR as u16, 0).finish();
         refusal.extend((-libc::EPERM).to_ne_bytes());
         assert_eq!(acknowledged(&refusal).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn the_queues_of_a_tap_lie_two_attributes_deep() {
+        let nested = |kind, inner: Request| {
+            Request(Vec::new()).attribute(libc::IFLA_MTU, &[0; 4]).attribute(kind, &inner.0)
+        };
+        let number = |queues: u32, disabled: u32| {
+            Request(Vec::new())
+                .attribute(IFLA_TUN_NUM_QUEUES, &queues.to_ne_bytes())
+                .attribute(IFLA_TUN_NUM_DISABLED_QUEUES, &disabled.to_ne_bytes())
+        };
+        let link = nested(libc::IFLA_LINKINFO, nested(libc::IFLA_INFO_DATA, number(3, 1)));
+        assert_eq!(queues_in(&link.0), Some(4));
+        let one = nested(libc::IFLA_LINKINFO, nested(libc::IFLA_INFO_DATA, Request(Vec::new())));
+        assert_eq!(queues_in(&one.0), None, "a tap of one queue says nothing of them");
+        for len in 0..link.0.len() {
+            assert_eq!(queues_in(&link.0[..len]), None, "{len}");
+        }
     }
 
     #[test]

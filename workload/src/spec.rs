@@ -75,6 +75,8 @@ pub struct TapRequest {
     pub address6: Option<Ipv6Addr>,
     /// Interface MTU in bytes.
     pub mtu: u16,
+    /// How many queues it has, 1 to [`MAX_QUEUES`](crate::MAX_QUEUES).
+    pub queues: u16,
     /// Written to the target's /etc/resolv.conf when its mount namespace is not ours
     /// (`attach` without `--no-resolv-conf`); `None` never writes.
     pub resolv_conf: Option<String>,

@@ -5,12 +5,14 @@ mod network;
 mod observe;
 mod place;
 mod publish;
+mod queues;
 mod vm;
 
 pub(crate) use network::{ListNetworks, NetworkCommand, network_filters};
 pub(crate) use observe::{Capture, ExplainCommand, Flows, Metrics};
 pub(crate) use place::Place;
-pub(crate) use vm::{AddVm, Attach as VmAttach, PlugVm, Queues, RmVm, RunVm, VmCommand, VmPlace};
+pub(crate) use queues::Queues;
+pub(crate) use vm::{AddVm, Attach as VmAttach, PlugVm, RmVm, RunVm, VmCommand, VmPlace};
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -146,6 +148,9 @@ pub(crate) struct Run {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) place: Place,
+    /// Queues of its network interface, 1 to 4, for a command that sends from several processors [default: 1]
+    #[arg(long, value_name = "N", value_parser = queues::of_interface)]
+    pub(crate) queues: Option<Queues>,
     /// Who you are inside
     #[arg(long, value_enum, default_value_t)]
     pub(crate) user: User,
@@ -180,6 +185,9 @@ pub(crate) struct Attach {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) place: Place,
+    /// Queues of its network interface, 1 to 4, for a workload that sends from several processors [default: 1]
+    #[arg(long, value_name = "N", value_parser = queues::of_interface)]
+    pub(crate) queues: Option<Queues>,
     /// Leave the target's /etc/resolv.conf alone
     #[arg(long)]
     pub(crate) no_resolv_conf: bool,

@@ -45,6 +45,7 @@ impl Place {
             process: None,
             resolv_conf: false,
             attachment: None,
+            queues: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{Args, Subcommand, ValueEnum};
 use lichen_api::{CreateWorkload, VmAttachment, WorkloadKind};
 
-use super::Place;
+use super::{Place, Queues, queues};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VmCommand {
@@ -64,23 +64,8 @@ pub(crate) struct VmPlace {
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) attach: Option<Attach>,
     /// Pairs of rings that the guest may use, 1 to 4; over vhost-user [default: 1]
-    #[arg(long, value_name = "N", value_parser = queues)]
+    #[arg(long, value_name = "N", value_parser = queues::pairs_of_rings)]
     pub(crate) queues: Option<Queues>,
-}
-
-/// Pairs of rings, as many as the datapath offers at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Queues(pub(crate) u16);
-
-impl Queues {
-    /// What every guest can do with.
-    pub(crate) const ONE: Self = Self(1);
-    const MOST: u16 = 4;
-}
-
-fn queues(said: &str) -> Result<Queues, String> {
-    let number = said.parse().ok().filter(|number| (1..=Queues::MOST).contains(number));
-    number.map(Queues).ok_or_else(|| format!("a guest has 1 to {} pairs of rings", Queues::MOST))
 }
 
 /// Rings, where there are none.
@@ -211,14 +196,6 @@ mod tests {
         }
         for said in ["-1", "", "three", "3.0", "2147483648"] {
             assert!(passed_descriptor(said).unwrap_err().contains("from 3 on"), "{said}");
-        }
-    }
-
-    #[test]
-    fn one_to_four_pairs_are_taken_and_anything_else_refused() {
-        assert_eq!((queues("1"), queues("4")), (Ok(Queues(1)), Ok(Queues(4))));
-        for said in ["0", "5", "-1", "two", "", "65537"] {
-            assert!(queues(said).unwrap_err().contains("1 to 4"), "{said}");
         }
     }
 }

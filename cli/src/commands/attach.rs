@@ -12,6 +12,7 @@ pub(crate) async fn attach(arguments: &Attach, format: Output) -> Outcome {
     let request = CreateWorkload {
         process: Some(AttachWorkload { pid: arguments.pid, start_time: None }),
         resolv_conf: !arguments.no_resolv_conf,
+        queues: arguments.queues.map(|queues| queues.0),
         ..arguments.place.request(WorkloadKind::Attach, Some(arguments.name.clone()))
     };
     let (_, lease) = daemon::create_workload(&request).await?;

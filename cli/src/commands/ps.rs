@@ -90,6 +90,7 @@ mod tests {
             pid: None,
             socket: None,
             attachment: Some(VmAttachment::Dgram),
+            queues: None,
             mtu: 1500,
             created: "2024-01-15T10:30:00Z".into(),
             ports: vec![port("127.0.0.1", 8080, Transport::Tcp), port("::1", 5353, Transport::Udp)],

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lichen_api::{AttachWorkload, Client, Directories, Force, Lease, WorkloadKind};
+use lichen_api::{AttachWorkload, Client, CreateWorkload, Directories, Force, Lease, WorkloadKind};
 use lichen_workload::{LaunchError, LaunchSpec, UserMapping};
 use tokio::runtime::Runtime;
 
@@ -15,7 +15,10 @@ use crate::{Outcome, daemon, output};
 
 /// Runs a command on a network.
 pub(crate) fn run(arguments: &Run, format: Output, runtime: &Runtime) -> Outcome {
-    let request = arguments.place.request(WorkloadKind::Run, arguments.name.clone());
+    let request = CreateWorkload {
+        queues: arguments.queues.map(|queues| queues.0),
+        ..arguments.place.request(WorkloadKind::Run, arguments.name.clone())
+    };
     let (client, lease) = runtime.block_on(daemon::create_workload(&request))?;
     // Whatever goes wrong from here on, the name is free again at once.
     started(arguments, &lease, &client, runtime, format).inspect_err(|_| {

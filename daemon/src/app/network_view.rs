@@ -118,6 +118,7 @@ mod tests {
             name: name.into(),
             kind: WorkloadKind::Run,
             attachment: None,
+            queues: 1,
             network: NetworkId(network),
             address,
             mac: MacAddr::for_ipv4(address),

@@ -36,6 +36,7 @@ pub(super) fn workload(
             }
         },
         attachment: row.attachment,
+        queues: (row.kind != WorkloadKind::Vm).then_some(row.queues),
         mtu: network.mtu,
         created: row.created.clone(),
         ports: ports_of(row, snapshot, seen),

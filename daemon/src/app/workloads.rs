@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lichen_api::{
-    AttachWorkload, CreateWorkload, ErrorCode, Lease, Removed, Workload, WorkloadKind,
+    AttachWorkload, CreateWorkload, ErrorCode, Lease, MAX_QUEUES, Removed, Workload, WorkloadKind,
 };
 use lichen_netstack::command::LinkState;
 use lichen_netstack::ids::{MacAddr, PortId};
@@ -250,6 +250,17 @@ impl App {
         if request.attachment.is_some() && request.kind != WorkloadKind::Vm {
             return Err(Refusal::bad_request("attachment is for kind vm only"));
         }
+        if request.queues.is_some() && request.kind == WorkloadKind::Vm {
+            return Err(Refusal::bad_request(
+                "queues is for kinds run and attach; how many pairs of rings a virtual machine has, its monitor is told",
+            ));
+        }
+        let queues = request.queues.unwrap_or(1);
+        if !(1..=MAX_QUEUES).contains(&queues) {
+            return Err(Refusal::bad_request(format!(
+                "{queues} queues cannot be had; a workload's interface has 1 to {MAX_QUEUES}"
+            )));
+        }
         if request.resolv_conf && request.kind != WorkloadKind::Attach {
             return Err(Refusal::bad_request("resolv_conf is for kind attach only"));
         }
@@ -287,6 +298,7 @@ impl App {
             kind: request.kind,
             attachment: (request.kind == WorkloadKind::Vm)
                 .then(|| request.attachment.unwrap_or_default()),
+            queues,
             address: request.address,
             mac: request.mac.as_deref().map(mac).transpose()?,
             allow_host: request.allow_host.clone(),

@@ -50,19 +50,19 @@ impl Applier {
         vm_sockets: Arc<VmSockets>,
         observed: Arc<Observed>,
     ) -> Result<Self, AskError> {
-        let present = match link.ask(&Command::Inventory, None)? {
+        let present = match link.ask(&Command::Inventory, &[])? {
             Answer::Inventory(present) => present,
             other => return Err(AskError::Unexpected(format!("{other:?}"))),
         };
         for forward in present.forwards.iter().filter(|forward| !listeners.has(forward.id)) {
             let take = Command::TakeListener { forward: forward.id };
-            if let (Answer::Done, Some(listener)) = link.ask_for_descriptor(&take, None)? {
+            if let (Answer::Done, Some(listener)) = link.ask_for_descriptor(&take, &[])? {
                 listeners.adopt(forward.id, listener);
             }
         }
         for port in present.links.iter().map(|it| it.port).filter(|port| !vm_sockets.has(*port)) {
             let take = Command::TakeSocket { port };
-            if let (Answer::Done, Some(socket)) = link.ask_for_descriptor(&take, None)? {
+            if let (Answer::Done, Some(socket)) = link.ask_for_descriptor(&take, &[])? {
                 vm_sockets.adopt(port, socket);
             }
         }
@@ -170,7 +170,7 @@ impl Applier {
             }
             Step::AddPort(spec) => return self.add_port(spec, snapshot),
             Step::ChangePort(spec) => {
-                let result = self.command(&Command::SetPort(spec.clone()), None)?;
+                let result = self.command(&Command::SetPort(spec.clone()), &[])?;
                 return Ok(self.port_done(spec, result));
             }
             Step::SetForward(spec) => return self.set_forward(spec),
@@ -184,19 +184,22 @@ impl Applier {
             .iter()
             .find(|row| row.id == spec.id)
             .expect("a desired port is derived from this snapshot");
-        let descriptor = match spec.attachment {
-            Attachment::Tap => self.namespaces.open_tap(&tap_request(workload, snapshot)),
-            Attachment::VhostUser | Attachment::UnixStream | Attachment::UnixDatagram => {
-                self.vm_sockets.listening(workload).map_err(|error| error.to_string())
-            }
+        let descriptors = match spec.attachment {
+            Attachment::Tap { .. } => self.namespaces.open_tap(&tap_request(workload, snapshot)),
+            Attachment::VhostUser | Attachment::UnixStream | Attachment::UnixDatagram => self
+                .vm_sockets
+                .listening(workload)
+                .map(|socket| vec![socket])
+                .map_err(|error| error.to_string()),
         };
-        let result = match descriptor {
-            Ok(descriptor) => {
+        let result = match descriptors {
+            Ok(descriptors) => {
                 let set = Command::SetPort(spec.clone());
-                let result = self.command(&set, Some(descriptor.as_fd()))?;
-                if result.is_err() && spec.attachment == Attachment::Tap {
-                    // What has failed leaves no interface behind.
-                    self.namespaces.discard_tap(&descriptor);
+                let brought: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+                let result = self.command(&set, &brought)?;
+                if result.is_err() && spec.attachment.is_tap() {
+                    // What has failed leaves no interface behind; one queue's word is the whole tap's.
+                    descriptors.first().into_iter().for_each(|it| self.namespaces.discard_tap(it));
                 }
                 result
             }
@@ -234,7 +237,7 @@ impl Applier {
             Transport::Udp => lichen_api::Transport::Udp,
         };
         let result = match self.listeners.listening(spec.id, spec.bound, protocol) {
-            Ok(socket) => self.command(&Command::SetForward(spec.clone()), Some(socket.as_fd()))?,
+            Ok(socket) => self.command(&Command::SetForward(spec.clone()), &[socket.as_fd()])?,
             Err(error) => Err(error.to_string()),
         };
         let outcome = match &result {
@@ -254,7 +257,7 @@ impl Applier {
 
     /// A command whose refusal is told by the log alone.
     fn settled(&mut self, command: Command) -> Result<Outcome, AskError> {
-        match self.command(&command, None)? {
+        match self.command(&command, &[])? {
             Ok(()) => Ok(Outcome::Settled),
             Err(reason) => {
                 tracing::error!(?command, reason, "the datapath refused");
@@ -266,9 +269,9 @@ impl Applier {
     fn command(
         &mut self,
         command: &Command,
-        descriptor: Option<BorrowedFd<'_>>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<Result<(), String>, AskError> {
-        match self.link.ask(command, descriptor)? {
+        match self.link.ask(command, descriptors)? {
             Answer::Done => Ok(Ok(())),
             Answer::Refused { reason } => Ok(Err(reason)),
             other => Err(AskError::Unexpected(format!("{other:?}"))),
@@ -292,6 +295,7 @@ fn tap_request(workload: &WorkloadRow, snapshot: &Snapshot) -> TapRequest {
         gateway: Some(network.gateway),
         address6: network.address6_of(workload.address),
         mtu: network.mtu,
+        queues: workload.queues,
         resolv_conf: workload
             .resolv_conf
             .then(|| format!("nameserver {}\nsearch {}.internal\n", network.gateway, network.name)),

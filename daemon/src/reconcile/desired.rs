@@ -84,7 +84,7 @@ fn port(row: &WorkloadRow, networks: &[NetworkRow]) -> PortSpec {
             })
             .collect(),
         attachment: match row.attachment {
-            None => Attachment::Tap,
+            None => Attachment::Tap { queues: row.queues },
             Some(VmAttachment::VhostUser) => Attachment::VhostUser,
             Some(VmAttachment::Stream) => Attachment::UnixStream,
             Some(VmAttachment::Dgram) => Attachment::UnixDatagram,

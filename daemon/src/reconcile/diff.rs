@@ -113,7 +113,7 @@ mod tests {
             address6: None,
             default_route: true,
             allow_host: Vec::new(),
-            attachment: Attachment::Tap,
+            attachment: Attachment::TAP,
         }
     }
 

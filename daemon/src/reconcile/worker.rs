@@ -426,7 +426,7 @@ impl Running {
     fn question(&mut self, command: &Command, descriptor: Option<OwnedFd>) -> Option<Answer> {
         let connection = self.connection.as_mut()?;
         let descriptor = descriptor.as_ref().map(AsFd::as_fd);
-        match connection.applier.link().ask(command, descriptor) {
+        match connection.applier.link().ask(command, descriptor.as_slice()) {
             Ok(answer) => {
                 if let Answer::Refused { reason } = &answer {
                     tracing::warn!(?command, reason, "the datapath refused");
@@ -444,7 +444,7 @@ impl Running {
         // It may close before it answers. One that never understood us cannot be told.
         let told = self.connection.take().is_some_and(|mut connection| {
             matches!(
-                connection.applier.link().ask(&Command::Stop, None),
+                connection.applier.link().ask(&Command::Stop, &[]),
                 Ok(Answer::Done) | Err(AskError::Closed)
             )
         });

@@ -112,6 +112,8 @@ const STEPS: &[&str] = &[
          FROM (SELECT lower(hex(randomblob(5))) AS h);
      ALTER TABLE networks ADD COLUMN prefix6 TEXT;
      UPDATE networks SET prefix6 = (SELECT prefix48 FROM site) || printf(':%x::/64', id);",
+    // Taps of several queues.
+    "ALTER TABLE workloads ADD COLUMN queues INTEGER NOT NULL DEFAULT 1 CHECK (queues > 0);",
 ];
 
 /// The `user_version` of a file that has taken every step.
@@ -172,6 +174,24 @@ mod tests {
         assert!(site.starts_with("fd") && site.len() == 14, "{site}");
         assert_eq!(text("SELECT prefix6 FROM networks WHERE id = 1"), format!("{site}:1::/64"));
         assert_eq!(text("SELECT prefix6 FROM networks WHERE id = 300"), format!("{site}:12c::/64"));
+    }
+
+    #[test]
+    fn workloads_that_were_there_have_one_queue_and_none_has_no_queue() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        STEPS[..5].iter().for_each(|step| connection.execute_batch(step).unwrap());
+        connection.pragma_update(None, "user_version", 5).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0, NULL);
+                 INSERT INTO workloads VALUES
+                     (1, 'a', 'web', 'run', 1, 'x', 'm', '[]', 0, 'b', 0, NULL, NULL, NULL, NULL, NULL);",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let queues = connection.query_row("SELECT queues FROM workloads", [], |row| row.get(0));
+        assert_eq!(queues, Ok(1));
+        assert!(connection.execute_batch("UPDATE workloads SET queues = 0").is_err());
     }
 
     #[test]

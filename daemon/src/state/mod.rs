@@ -111,6 +111,7 @@ fn new_workload(name: &str) -> NewWorkload {
         network: "bridge".into(),
         kind: lichen_api::WorkloadKind::Run,
         attachment: None,
+        queues: 1,
         address: None,
         mac: None,
         allow_host: Vec::new(),

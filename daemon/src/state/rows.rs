@@ -108,6 +108,8 @@ pub struct WorkloadRow {
     pub kind: WorkloadKind,
     /// What its monitor speaks; `None` for other kinds.
     pub attachment: Option<VmAttachment>,
+    /// Queues of its interface; of a virtual machine that means nothing, and is one.
+    pub queues: u16,
     /// The network it is on.
     pub network: NetworkId,
     /// Its address.
@@ -137,7 +139,7 @@ impl WorkloadRow {
     /// Columns in the order that [`WorkloadRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, kind, network, address, mac, allow_host, \
         resolv_conf, boot_id, strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), created, \
-        pid, start_time, netns_dev, netns_ino, attachment";
+        pid, start_time, netns_dev, netns_ino, attachment, queues";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let process = match row.get::<_, Option<i32>>(12)? {
@@ -165,6 +167,7 @@ impl WorkloadRow {
                 "dgram" => VmAttachment::Dgram,
                 _ => VmAttachment::VhostUser,
             }),
+            queues: row.get(17)?,
             network: NetworkId(row.get(4)?),
             address: parsed(row, 5)?,
             mac: parsed(row, 6)?,

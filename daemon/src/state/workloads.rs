@@ -89,6 +89,8 @@ pub struct NewWorkload {
     pub kind: WorkloadKind,
     /// What its monitor speaks; `None` for other kinds.
     pub attachment: Option<VmAttachment>,
+    /// Queues of its interface, at least one.
+    pub queues: u16,
     /// Its address; `None` gives the lowest free one.
     pub address: Option<Ipv4Addr>,
     /// Its Ethernet address; `None` derives it from the address.
@@ -129,8 +131,8 @@ pub fn insert_workload(
     check_mac(tx, &network, mac)?;
     tx.execute(
         "INSERT INTO workloads
-             (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created, attachment)
-         VALUES (coalesce(?11, lower(hex(randomblob(32)))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             (uid, name, kind, network, address, mac, allow_host, resolv_conf, boot_id, created, attachment, queues)
+         VALUES (coalesce(?11, lower(hex(randomblob(32)))), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?12)",
         params![
             name.as_str(),
             match new.kind {
@@ -146,7 +148,8 @@ pub fn insert_workload(
             new.boot_id,
             now,
             new.attachment.map(VmAttachment::name),
-            new.uid
+            new.uid,
+            new.queues
         ],
     )?;
     Ok((network, workload_named(tx, name.as_str())?))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
@@ -147,9 +147,14 @@ impl Attachments {
 impl Attacher for Attachments {
     type Port = Attached;
 
-    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Attached> {
-        let tap = Tap::new(frames)?;
-        self.workers[usize::from(place.worker)].watch(tap.as_fd(), place.slot)?;
+    fn open(&mut self, place: Location, queues: Vec<OwnedFd>) -> io::Result<Attached> {
+        let mut tap = Tap::new(queues)?;
+        let watch = self.workers[usize::from(place.worker)].frame_watch(place.slot);
+        if let Err(error) = tap.watch(&watch) {
+            // Control holds copies until it is answered.
+            tap.unwatch(&watch);
+            return Err(error.into());
+        }
         Ok(Attached::Tap(tap))
     }
 
@@ -169,7 +174,7 @@ impl Attacher for Attachments {
             Attachment::UnixDatagram => {
                 self.frames.add(spec.id, FrameSocket::Datagram(Arc::new(socket)));
             }
-            Attachment::Tap => return Err(io::ErrorKind::InvalidInput.into()),
+            Attachment::Tap { .. } => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ mod tests {
     const NO_OFFLOAD: [u8; VNET_LEN] = [0; VNET_LEN];
 
     fn port(id: u32, name: &str) -> PortSpec {
-        specs::port(id, name, [10, 88, 0, 1 + u8::try_from(id).unwrap()].into(), Attachment::Tap)
+        specs::port(id, name, [10, 88, 0, 1 + u8::try_from(id).unwrap()].into(), Attachment::TAP)
     }
 
     fn spec(scope: CaptureScope, snaplen: u32) -> CaptureSpec {

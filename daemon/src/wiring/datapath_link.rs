@@ -90,7 +90,7 @@ impl DatapathLink {
             .map_err(LinkError::Io)?;
         let mut this = Self { link, answers };
         let hello = Command::Hello { protocol: PROTOCOL, version: lichen_api::VERSION.to_owned() };
-        match this.ask(&hello, None)? {
+        match this.ask(&hello, &[])? {
             Answer::Hello { protocol: PROTOCOL, version, pid, workers, busy_poll_us } => {
                 Ok((this, Greeting { version, pid, workers, busy_poll_us }))
             }
@@ -104,18 +104,18 @@ impl DatapathLink {
     pub fn ask(
         &mut self,
         command: &Command,
-        descriptor: Option<BorrowedFd<'_>>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<Answer, AskError> {
-        self.ask_for_descriptor(command, descriptor).map(|(answer, _)| answer)
+        self.ask_for_descriptor(command, descriptors).map(|(answer, _)| answer)
     }
 
     /// Asks, and waits for the answer and the descriptor that may come with it.
     pub fn ask_for_descriptor(
         &mut self,
         command: &Command,
-        descriptor: Option<BorrowedFd<'_>>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Answer, Option<OwnedFd>), AskError> {
-        self.link.send(command, descriptor.as_slice())?;
+        self.link.send(command, descriptors)?;
         self.answers.recv_timeout(PATIENCE).map_err(|error| match error {
             RecvTimeoutError::Timeout => AskError::TimedOut,
             RecvTimeoutError::Disconnected => AskError::Closed,
@@ -224,9 +224,9 @@ mod tests {
         .unwrap();
         let (version, pid) = ("0.0.9".to_owned(), 7);
         assert_eq!(greeting, Greeting { version, pid, workers: 2, busy_poll_us: 50 });
-        assert_eq!(link.ask(&Command::Inventory, None).unwrap(), Answer::Done);
+        assert_eq!(link.ask(&Command::Inventory, &[]).unwrap(), Answer::Done);
         assert!(matches!(unasked.recv().unwrap(), Unasked::Event(told) if told == event));
         assert!(matches!(unasked.recv().unwrap(), Unasked::Closed));
-        assert!(link.ask(&Command::Inventory, None).is_err());
+        assert!(link.ask(&Command::Inventory, &[]).is_err());
     }
 }

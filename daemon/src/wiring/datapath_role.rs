@@ -228,10 +228,7 @@ impl Shared {
             let (answer, descriptor) = match serde_json::from_slice::<Command>(&message.body) {
                 Ok(Command::TakeListener { forward }) => taken(self.datapath().listener(forward)),
                 Ok(Command::TakeSocket { port }) => taken(self.datapath().socket(port)),
-                Ok(command) => {
-                    let descriptor = message.descriptors.into_iter().next();
-                    (self.answer(command, descriptor, counted), None)
-                }
+                Ok(command) => (self.answer(command, message.descriptors, counted), None),
                 Err(error) => (Answer::Refused { reason: format!("not a command: {error}") }, None),
             };
             if let Some(link) = &*self.control() {
@@ -244,7 +241,7 @@ impl Shared {
     fn answer(
         &self,
         command: Command,
-        descriptor: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
         counted: &mpsc::Receiver<(u16, Counted)>,
     ) -> Answer {
         match command {
@@ -271,7 +268,7 @@ impl Shared {
                 );
                 parts.map_or_else(late, |parts| Answer::Flows(Flows::joined(parts)))
             }
-            Command::Capture(spec) => self.capture(spec, descriptor),
+            Command::Capture(spec) => self.capture(spec, descriptors.into_iter().next()),
             command => {
                 let mut datapath = self.datapath();
                 if let Command::RemoveNetwork { network } = &command {
@@ -282,7 +279,7 @@ impl Shared {
                     Command::SetPort(port) if datapath.port(port.id).is_none() => Some(port.id),
                     _ => None,
                 };
-                match datapath.handle_command(command, descriptor) {
+                match datapath.handle_command(command, descriptors) {
                     Ok(()) => {
                         newcomer.into_iter().for_each(|port| self.record(&datapath, port));
                         Answer::Done

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use lichen_netstack::port::tap::MAX_QUEUES;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -16,8 +17,14 @@ use serde::Serialize;
 
 /// Longest message in bytes, length field not included.
 pub const MAX_MESSAGE: usize = 1 << 20;
-/// Most descriptors with one message.
-pub const MAX_DESCRIPTORS: usize = 4;
+/// Most descriptors with one message: those of a tap's queues.
+pub const MAX_DESCRIPTORS: usize = MAX_QUEUES as usize;
+
+// Each crate states the limit for itself; what one takes the next must take.
+const _: () = assert!(
+    lichen_api::MAX_QUEUES <= lichen_workload::MAX_QUEUES
+        && lichen_workload::MAX_QUEUES <= MAX_QUEUES
+);
 
 /// Why a message could not be carried.
 #[derive(Debug, thiserror::Error)]

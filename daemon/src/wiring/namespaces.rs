@@ -41,11 +41,11 @@ pub enum ProcessError {
 
 /// What control asks of the kernel about workloads.
 pub trait Namespaces: Send + Sync {
-    /// Opens the tap, made if missing. An error's text says what was wrong and what to do.
-    fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String>;
+    /// Opens the tap with all its queues, made if missing. An error's text says what was wrong and what to do.
+    fn open_tap(&self, request: &TapRequest) -> Result<Vec<OwnedFd>, String>;
 
-    /// Lets a tap that is of no use vanish when it is closed.
-    fn discard_tap(&self, tap: &OwnedFd);
+    /// Lets a tap that is of no use vanish when its queues are closed, of which this is any.
+    fn discard_tap(&self, queue: &OwnedFd);
 
     /// Takes hold of a process: from now on its end is seen, and its number cannot deceive. It must be in
     /// a network namespace of its own, unless it runs a virtual machine.
@@ -65,12 +65,12 @@ pub trait Namespaces: Send + Sync {
 pub struct KernelNamespaces;
 
 impl Namespaces for KernelNamespaces {
-    fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String> {
+    fn open_tap(&self, request: &TapRequest) -> Result<Vec<OwnedFd>, String> {
         lichen_workload::open_tap(request).map_err(|error| chain(&error))
     }
 
-    fn discard_tap(&self, tap: &OwnedFd) {
-        if let Err(error) = lichen_workload::discard_tap(tap) {
+    fn discard_tap(&self, queue: &OwnedFd) {
+        if let Err(error) = lichen_workload::discard_tap(queue) {
             tracing::warn!(%error, "a tap that nobody reads stays in its workload");
         }
     }

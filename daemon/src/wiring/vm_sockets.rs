@@ -136,6 +136,7 @@ mod tests {
             name: name.to_owned(),
             kind: WorkloadKind::Vm,
             attachment: Some(VmAttachment::VhostUser),
+            queues: 1,
             network: NetworkId(1),
             address,
             mac: MacAddr::for_ipv4(address),

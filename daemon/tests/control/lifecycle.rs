@@ -13,10 +13,10 @@ use lichen_daemon::app::{Refusal, Running};
 use lichen_daemon::state::InUse;
 
 /// A process that lives until it is dropped.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(Command::new("sleep").arg("1000").spawn().unwrap())
     }
 
@@ -24,7 +24,7 @@ impl Process {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    fn attach(&self) -> AttachWorkload {
+    pub(crate) fn attach(&self) -> AttachWorkload {
         AttachWorkload { pid: self.pid(), start_time: None }
     }
 }
@@ -50,6 +50,7 @@ pub(crate) fn run_request(name: &str) -> CreateWorkload {
         process: None,
         resolv_conf: false,
         attachment: None,
+        queues: None,
     }
 }
 

@@ -4,5 +4,6 @@ mod http;
 mod lifecycle;
 mod observing;
 mod passed_descriptors;
+mod queues;
 mod simulated;
 mod virtual_machines;

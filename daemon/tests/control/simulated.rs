@@ -17,8 +17,8 @@ use lichen_daemon::wiring::datapath_process::{Connected, DatapathError, Datapath
 use lichen_daemon::wiring::link::Link;
 use lichen_daemon::wiring::namespaces::{Namespaces, ProcessError};
 use lichen_netstack::command::{
-    Answer, CaptureSpec, Command, Event, FlowRow, Flows, Inventory, LinkState, PROTOCOL, PortLink,
-    Statistics,
+    Answer, Attachment, CaptureSpec, Command, Event, FlowRow, Flows, Inventory, LinkState,
+    PROTOCOL, PortLink, Statistics,
 };
 use lichen_netstack::ids::PortId;
 use lichen_workload::spec::{NetnsTarget, TapRequest};
@@ -190,6 +190,9 @@ impl Memory {
                 return Answer::Refused { reason: "all 1024 ports are in use".into() };
             }
             Command::SetPort(spec) => {
+                if let (Attachment::Tap { queues }, 1..) = (spec.attachment, descriptors.len()) {
+                    assert_eq!(descriptors.len(), usize::from(queues), "all queues or none");
+                }
                 if let Some(descriptor) = descriptors.pop() {
                     self.taps.insert(spec.id.0);
                     if spec.attachment.is_socket() {
@@ -294,13 +297,17 @@ impl SimulatedNamespaces {
 }
 
 impl Namespaces for SimulatedNamespaces {
-    fn open_tap(&self, request: &TapRequest) -> Result<OwnedFd, String> {
+    fn open_tap(&self, request: &TapRequest) -> Result<Vec<OwnedFd>, String> {
         let NetnsTarget::Process { pid, .. } = request.target else {
             return Err("not a process".into());
         };
         match self.refusals.lock().unwrap().get(&pid) {
             Some(Refusal(reason)) => Err(reason.clone()),
-            None => File::open("/dev/null").map(OwnedFd::from).map_err(|error| error.to_string()),
+            None => {
+                let queue = |_| File::open("/dev/null").map(OwnedFd::from);
+                let queues: io::Result<_> = (0..request.queues).map(queue).collect();
+                queues.map_err(|error| error.to_string())
+            }
         }
     }
 

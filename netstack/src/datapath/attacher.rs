@@ -13,9 +13,9 @@ pub trait Attacher {
     /// What it makes.
     type Port: Port;
 
-    /// A port for that place with these frames, which its worker has been told to watch. Called for a new
+    /// A port for that place with the frames of these queues, which its worker has been told to watch. Called for a new
     /// port, and when control has opened a port again.
-    fn open(&mut self, place: Location, frames: OwnedFd) -> io::Result<Self::Port>;
+    fn open(&mut self, place: Location, queues: Vec<OwnedFd>) -> io::Result<Self::Port>;
 
     /// A port without a guest, for a slot whose guest connects to a socket.
     fn unplugged(&mut self) -> Self::Port;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::names::NameService;
 use super::{Gateway, GatewayContext};
-use crate::command::{Attachment, NetworkSpec};
+use crate::command::NetworkSpec;
 use crate::counters::DropReason;
 use crate::host::Host;
 use crate::ids::MacAddr;
@@ -56,7 +56,7 @@ impl<H: Host> Gateway<H> {
         match *ndp {
             Ndp::RouterSolicitation { .. } => {
                 let to = if ip.source.is_unspecified() { ALL_NODES } else { ip.source };
-                if cx.port.attachment != Attachment::Tap {
+                if !cx.port.attachment.is_tap() {
                     self.advertiser.next = Some(cx.flow.now + INTERVAL);
                 }
                 let router = cx.port.default_route;

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::budget::TokenBucket;
-use crate::command::{Attachment, PortSpec};
+use crate::command::PortSpec;
 use crate::ids::{Ipv6Prefix, MacAddr};
 use crate::time::Instant;
 
@@ -141,7 +141,7 @@ fn is_given(port: &PortSpec, address: Ipv6Addr) -> bool {
 
 /// Whether we have given the interface that address ourselves, when it was made.
 fn is_configured(port: &PortSpec, address: Ipv6Addr) -> bool {
-    port.attachment == Attachment::Tap
+    port.attachment.is_tap()
         && (port.address6 == Some(address)
             || port.address6.is_some() && port.mac.link_local() == address)
 }
@@ -158,6 +158,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::command::Attachment;
     use crate::testing::specs;
 
     fn port() -> PortSpec {

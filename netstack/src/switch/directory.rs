@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::command::{Attachment, NetworkSpec, PortSpec};
+use crate::command::{NetworkSpec, PortSpec};
 use crate::ids::{Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Where a port lives.
@@ -148,7 +148,7 @@ impl NetworkView {
         }
         // A tap's kernel has been given its address by ourselves. Whether a virtual machine speaks IPv6 it has to
         // show first: nobody should wait for an answer that never comes.
-        if port.attachment == Attachment::Tap
+        if port.attachment.is_tap()
             && let Some(address) = port.address6
         {
             self.add_used(port, &[address, port.mac.link_local()]);
@@ -211,6 +211,7 @@ impl NetworkView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Attachment;
     use crate::ids::MacAddr;
 
     fn network() -> NetworkSpec {
@@ -244,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_virtual_machine_has_an_ipv6_name_once_it_has_shown_an_address() {
-        let (tap, vm) = (port(1, Attachment::Tap), port(2, Attachment::VhostUser));
+        let (tap, vm) = (port(1, Attachment::TAP), port(2, Attachment::VhostUser));
         let place = Location { worker: 0, slot: 0, port: tap.id };
         let make = || Directory::new([&network()], [(&tap, place), (&vm, place)]);
         let names = |directory: &Directory, name: &str| {
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_address_stays_whose_it_was_first() {
-        let (tap, vm) = (port(1, Attachment::Tap), port(2, Attachment::VhostUser));
+        let (tap, vm) = (port(1, Attachment::TAP), port(2, Attachment::VhostUser));
         let place = Location { worker: 0, slot: 0, port: tap.id };
         let mut directory = Directory::new([&network()], [(&tap, place), (&vm, place)]);
         directory.add_used(&vm, &[tap.address6.unwrap(), tap.mac.link_local()]);

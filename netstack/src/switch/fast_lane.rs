@@ -274,7 +274,7 @@ mod tests {
             address6: Some(address6(address)),
             default_route: true,
             allow_host: vec![],
-            attachment: Attachment::Tap,
+            attachment: Attachment::TAP,
         }
     }
 

@@ -149,7 +149,7 @@ mod tests {
         PortSpec {
             mac: MacAddr([2, 0, 0, 0, 0, 2]),
             address6: Some("fd00:0:0:1::2".parse().unwrap()),
-            ..specs::port(1, "a", Ipv4Addr::new(10, 88, 0, 2), Attachment::Tap)
+            ..specs::port(1, "a", Ipv4Addr::new(10, 88, 0, 2), Attachment::TAP)
         }
     }
 

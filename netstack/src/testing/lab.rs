@@ -116,7 +116,7 @@ impl Lab {
         let spec = PortSpec {
             network: NetworkId(network),
             address6: Some(Ipv6Addr::new(0xfd00, 0, 0, second.into(), 0, 0, 0, host.into())),
-            ..specs::port(id, &format!("guest{slot}"), address, Attachment::Tap)
+            ..specs::port(id, &format!("guest{slot}"), address, Attachment::TAP)
         };
         let wire = Wire::new(offloads, ROOM);
         self.ports.push((spec.clone(), wire.clone()));

@@ -46,7 +46,7 @@ impl<P> Clone for WorkerHandle<P> {
 }
 
 impl<P> WorkerHandle<P> {
-    /// Gives the worker a command. The descriptors of a port must have been [watched](Self::watch) before.
+    /// Gives the worker a command. The descriptors of a port must have been [watched](Self::frame_watch) before.
     pub fn send(&self, command: WorkerCommand<P, SysHost>) {
         // A worker that has ended takes no commands, and its end is noticed by who joined it.
         if self.commands.send(command).is_ok() {
@@ -59,13 +59,7 @@ impl<P> WorkerHandle<P> {
         FrameWatch::new(Arc::clone(&self.poller), slot)
     }
 
-    /// Lets the worker hear when `frames` becomes readable (each time anew), which belongs to a port that
-    /// will be put into `slot`. Closing the descriptor everywhere ends it.
-    pub fn watch(&self, frames: BorrowedFd<'_>, slot: u16) -> io::Result<()> {
-        Ok(self.frame_watch(slot).begin(frames)?)
-    }
-
-    /// Ends what [`watch`](Self::watch) began, for a descriptor that others hold open too.
+    /// Ends what a [`FrameWatch`] began, for a descriptor that others hold open too.
     pub fn unwatch(&self, frames: BorrowedFd<'_>) {
         // One that was never watched, or is closed everywhere, is not watched now.
         let _ = epoll::delete(&*self.poller, frames);

@@ -8,8 +8,7 @@ use slab::Slab;
 use super::WorkerEvent;
 use crate::budget::TokenBucket;
 use crate::command::{
-    Attachment, Budget, Event, FlowRow, ForwardSpec, NetworkSpec, PortSpec, PortStatistics,
-    Transport,
+    Budget, Event, FlowRow, ForwardSpec, NetworkSpec, PortSpec, PortStatistics, Transport,
 };
 use crate::counters::{Counters, DropReason};
 use crate::frame::vnet_header::{PartialChecksum, VNET_LEN, VnetHeader};
@@ -215,7 +214,7 @@ impl<P: Port, H: Host> Slot<P, H> {
 
     /// What control should hear of the guest's Ethernet address after a frame of it was judged.
     pub(super) fn note_mac(&mut self, frame: &[u8]) -> Option<WorkerEvent> {
-        if self.own_mac == OwnMac::Right || self.spec.attachment == Attachment::Tap {
+        if self.own_mac == OwnMac::Right || self.spec.attachment.is_tap() {
             return None;
         }
         let source = frame.get(VNET_LEN + 6..VNET_LEN + 12)?;

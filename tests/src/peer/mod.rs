@@ -7,6 +7,7 @@ mod echo;
 mod flood;
 mod greet;
 mod lease;
+mod meddle;
 mod offload;
 mod pair;
 mod raw;
@@ -32,6 +33,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
         ["crowd", address, count] => crowd::crowd(address, count),
         ["hold", address, count] => crowd::hold(address, count),
         ["attack", kind, target] => attack::attack(kind, target),
+        ["meddle"] => meddle::meddle(),
         ["hear", address] => flood::hear(address),
         ["flood", direction, address, size, seconds] => {
             flood::flood(direction, address, size, seconds)

@@ -58,23 +58,7 @@ pub(super) enum TapReader {
 
 /// Makes a tap in our own namespace, with twelve bytes of virtio-net header.
 pub(super) fn tap(name: &str, reader: TapReader) -> io::Result<File> {
-    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-    // SAFETY: a zeroed ifreq is a valid one: integers, and an empty name.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags =
-        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes one ifreq.
-    answered(unsafe {
-        libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF as c_ulong, &raw mut request)
-    })?;
-    let size: c_int = 12;
-    // SAFETY: TUNSETVNETHDRSZ reads one int.
-    answered(unsafe {
-        libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ as c_ulong, &raw const size)
-    })?;
+    let tap = open_queue(name, 0, 12)?;
     let offloads = match reader {
         TapReader::TakesAll => libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO_ECN,
         TapReader::TakesNothing => 0,
@@ -82,6 +66,31 @@ pub(super) fn tap(name: &str, reader: TapReader) -> io::Result<File> {
     // SAFETY: TUNSETOFFLOAD takes a number and no pointer.
     answered(unsafe {
         libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD as c_ulong, c_ulong::from(offloads))
+    })?;
+    Ok(tap)
+}
+
+/// A queue more of a tap that has several, which from now on has headers of that size on all of them.
+pub(super) fn further_queue(name: &str, header_size: c_int) -> io::Result<File> {
+    open_queue(name, libc::IFF_MULTI_QUEUE, header_size)
+}
+
+fn open_queue(name: &str, flags: c_int, header_size: c_int) -> io::Result<File> {
+    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: a zeroed ifreq is a valid one: integers, and an empty name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq.
+    answered(unsafe {
+        libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF as c_ulong, &raw mut request)
+    })?;
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    answered(unsafe {
+        libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ as c_ulong, &raw const header_size)
     })?;
     Ok(tap)
 }

@@ -26,6 +26,7 @@ mod privileges;
 mod published;
 mod service;
 mod several_workers;
+mod tap_queues;
 mod virtual_machines;
 
 use crate::runner::Scenario;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         frame_sockets::SCENARIOS,
         passed_descriptors::SCENARIOS,
         several_workers::SCENARIOS,
+        tap_queues::SCENARIOS,
         observing::SCENARIOS,
     ]
     .concat()

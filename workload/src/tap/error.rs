@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::MAX_QUEUES;
 use crate::os_error::OsError;
 
 /// Why [`open_tap`](crate::open_tap) failed. Made in the helper and carried over its channel.
@@ -99,6 +100,23 @@ pub enum TapError {
     InterfaceBusy {
         /// Which.
         name: String,
+    },
+    /// None, or more than [`MAX_QUEUES`].
+    #[error("a tap has 1 to {MAX_QUEUES} queues, not {asked}")]
+    QueueCount {
+        /// How many were asked for.
+        asked: u16,
+    },
+    /// Descriptors were lost on their way here.
+    #[error(
+        "of {asked} queues of the tap {opened} could be handed over; this process has too many files open: \
+         raise the limit where it was started, for example: ulimit -n 4096"
+    )]
+    QueuesLost {
+        /// How many came.
+        opened: usize,
+        /// How many were asked for.
+        asked: usize,
     },
     /// Empty, longer than 15 bytes, or with a slash, space or percent sign.
     #[error(

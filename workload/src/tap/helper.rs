@@ -1,10 +1,10 @@
 //! The netns helper: the role that enters a workload's user and network namespace, makes its tap, and
-//! hands the descriptor back.
+//! hands its descriptors back.
 
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use super::error::{Doing as _, TapError};
@@ -24,24 +24,27 @@ pub fn netns_helper_main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let sent = match serve(&request) {
-        Ok(tap) => channel.send(&Ok::<(), TapError>(()), &[tap.as_fd()]),
+        Ok(queues) => {
+            let queues: Vec<BorrowedFd<'_>> = queues.iter().map(|queue| queue.as_fd()).collect();
+            channel.send(&Ok::<(), TapError>(()), &queues)
+        }
         Err(error) => channel.send(&Err::<(), TapError>(error), &[]),
     };
     if sent.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn serve(request: &TapRequest) -> Result<OwnedFd, TapError> {
+fn serve(request: &TapRequest) -> Result<Vec<OwnedFd>, TapError> {
     let target = Target::find(&request.target)?;
     target.enter()?;
-    let tap = device::open(&request.interface)?;
+    let queues = device::open(&request.interface, request.queues)?;
     configure(request)?;
     if let (Some(root), Some(content)) = (target.foreign_root(), &request.resolv_conf) {
         resolv_conf::write(root, content)
             .map_err(|error| TapError::ResolvConf { os: error.into() })?;
     }
     // Only now: what has failed leaves no interface that was not there before.
-    device::keep(&tap)?;
-    Ok(tap)
+    device::keep(&queues[0])?;
+    Ok(queues)
 }
 
 /// Every step replaces what is there by the same, so a tap that is opened again is repaired.

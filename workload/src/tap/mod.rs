@@ -8,7 +8,7 @@ mod open;
 mod resolv_conf;
 mod target;
 
-pub use device::discard_tap;
+pub use device::{MAX_QUEUES, discard_tap};
 pub use error::TapError;
 pub use helper::netns_helper_main;
 pub use open::open_tap;

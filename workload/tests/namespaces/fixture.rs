@@ -63,6 +63,7 @@ pub(crate) fn tap_request(pid: i32) -> TapRequest {
         gateway: Some(Ipv4Addr::new(10, 88, 0, 1)),
         address6: None,
         mtu: 1500,
+        queues: 1,
         resolv_conf: None,
     }
 }

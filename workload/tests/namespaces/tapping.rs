@@ -1,6 +1,7 @@
 //! `open_tap`.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,6 +19,9 @@ crate::scenarios![
     a_tap_is_made_and_configured_without_privilege,
     a_tap_has_an_ipv6_address_at_once_and_asks_nobody,
     a_tap_can_be_opened_once_and_again_after_it_was_closed,
+    a_tap_of_several_queues_has_each_of_them_and_can_be_opened_once,
+    a_tap_is_made_anew_where_it_had_another_kind_of_queues,
+    a_number_of_queues_that_is_none_is_refused_and_leaves_nothing,
     opening_again_repairs_what_the_workload_took_away,
     frames_carry_a_virtio_net_header,
     a_path_names_a_namespace_too,
@@ -121,6 +125,84 @@ fn a_tap_can_be_opened_once_and_again_after_it_was_closed() {
     assert!(workload.printed_by("ip -o link show eth0").contains("LOWER_UP"));
 }
 
+/// The names in /sys/class/net/eth0/queues, as the workload sees them.
+const QUEUES: &str =
+    "unshare -m sh -c 'mount -t sysfs sysfs /sys && ls /sys/class/net/eth0/queues' | xargs echo";
+
+/// Frames that wait in a queue, virtio-net headers included.
+fn waiting_in(queue: &OwnedFd) -> Vec<Vec<u8>> {
+    let mut frame = [0; 2048];
+    let read = || {
+        let length = rustix::io::read(queue, &mut frame).ok()?;
+        Some(frame[..length].to_vec())
+    };
+    std::iter::from_fn(read).collect()
+}
+
+fn a_tap_of_several_queues_has_each_of_them_and_can_be_opened_once() {
+    let workload = Workload::start();
+    let request = TapRequest { queues: 3, ..workload.request() };
+    let queues = open_tap(&request).unwrap();
+    assert_eq!(queues.len(), 3);
+    let names = "rx-0 rx-1 rx-2 tx-0 tx-1 tx-2";
+    assert_eq!(workload.printed_by(QUEUES).trim(), names);
+    assert!(workload.printed_by("ip -o link show eth0").contains("LOWER_UP"));
+
+    // Every queue gives frames with twelve bytes before them, and none blocks.
+    workload.printed_by(
+        "ip neigh add 10.88.0.1 lladdr 02:00:00:00:00:01 dev eth0
+         for port in $(seq 2000 2063); do echo x | nc -u -q0 -p $port 10.88.0.1 9; done",
+    );
+    let count = |queue| {
+        let datagrams =
+            |frame: &Vec<u8>| frame.len() == 12 + 14 + 28 + 2 && frame[24..26] == [8, 0];
+        waiting_in(queue).iter().filter(|frame| datagrams(frame)).count()
+    };
+    let counts: Vec<usize> = queues.iter().map(count).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 64, "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 5), "spread by flow: {counts:?}");
+
+    // Whoever holds one queue holds the tap.
+    let busy = TapError::InterfaceBusy { name: "eth0".to_owned() };
+    for queues in [1, 2, 3] {
+        let again = TapRequest { queues, ..request.clone() };
+        assert_eq!(open_tap(&again).unwrap_err(), busy, "{queues}");
+    }
+    let last = queues.into_iter().next_back().unwrap();
+    assert_eq!(open_tap(&request).unwrap_err(), busy);
+    drop(last);
+
+    let again = open_tap(&request).unwrap();
+    assert_eq!(again.len(), 3);
+    assert_eq!(workload.printed_by(QUEUES).trim(), names);
+}
+
+fn a_tap_is_made_anew_where_it_had_another_kind_of_queues() {
+    let workload = Workload::start();
+    for (queues, names) in [
+        (1, "rx-0 tx-0"),
+        (2, "rx-0 rx-1 tx-0 tx-1"),
+        (4, "rx-0 rx-1 rx-2 rx-3 tx-0 tx-1 tx-2 tx-3"),
+        (1, "rx-0 tx-0"),
+    ] {
+        let tap = open_tap(&TapRequest { queues, ..workload.request() }).unwrap();
+        assert_eq!(tap.len(), usize::from(queues));
+        assert_eq!(workload.printed_by(QUEUES).trim(), names);
+        let addresses = workload.printed_by("ip -o -4 addr show eth0");
+        assert!(addresses.contains("inet 10.88.0.2/16"), "{addresses}");
+    }
+}
+
+fn a_number_of_queues_that_is_none_is_refused_and_leaves_nothing() {
+    let workload = Workload::start();
+    for asked in [0, 5, u16::MAX] {
+        let refused = open_tap(&TapRequest { queues: asked, ..workload.request() }).unwrap_err();
+        assert_eq!(refused, TapError::QueueCount { asked });
+        assert!(refused.to_string().contains("1 to 4 queues"), "{refused}");
+    }
+    assert!(!workload.printed_by("ip -o link").contains("eth0"));
+}
+
 fn opening_again_repairs_what_the_workload_took_away() {
     let workload = Workload::start();
     drop(open_tap(&workload.request()).unwrap());
@@ -151,14 +233,14 @@ fn frames_carry_a_virtio_net_header() {
     workload.printed_by("ping -c1 -W1 10.88.0.1 >/dev/null; true");
 
     let mut frame = [0; 2048];
-    let length = rustix::io::read(&tap, &mut frame).unwrap();
+    let length = rustix::io::read(&tap[0], &mut frame).unwrap();
 
     assert_eq!(length, 12 + 42, "header and an ARP request");
     assert_eq!(frame[..12], [0; 12], "nothing to complete in it, one buffer or none");
     assert_eq!(frame[12..18], [0xff; 6]);
     assert_eq!(frame[24..26], [0x08, 0x06]);
     let empty = loop {
-        if let Err(error) = rustix::io::read(&tap, &mut frame) {
+        if let Err(error) = rustix::io::read(&tap[0], &mut frame) {
             break error;
         }
     };
