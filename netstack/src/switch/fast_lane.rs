@@ -51,14 +51,14 @@ pub struct FastLane<'a> {
     network: &'a NetworkView,
     /// The last frame of IPv4 that passed; the next one is mostly of the same flow.
     last: Option<([u8; SHORTEST], Passage)>,
-    /// Where the last frame of IPv6 went; the next one mostly goes there too.
-    last6: Option<(MacAddr, Location)>,
+    /// The neighbour that was looked up last; the next frame mostly goes there too, of whichever flow it is.
+    neighbour: Option<(MacAddr, Location)>,
 }
 
 impl<'a> FastLane<'a> {
     /// A lane on this network.
     pub fn new(network: &'a NetworkView) -> Self {
-        Self { network, last: None, last6: None }
+        Self { network, last: None, neighbour: None }
     }
 
     /// Judges a frame of `port`; `None` sends it the long way.
@@ -106,7 +106,7 @@ impl<'a> FastLane<'a> {
             PROTOCOL_TCP if ports.0 != 0 && ports.1 != 0 => left_to_do(head, IPV4_LEN, 16, false)?,
             _ => return None,
         };
-        let passage = Passage { to: self.network.location_of(destination)?, checksum };
+        let passage = Passage { to: self.location_of(destination)?, checksum };
         self.last = Some((*head, passage));
         Some(passage)
     }
@@ -162,13 +162,13 @@ impl<'a> FastLane<'a> {
 
     #[inline(always)]
     fn location_of(&mut self, mac: MacAddr) -> Option<Location> {
-        if let Some((last, location)) = self.last6
-            && last == mac
+        if let Some((neighbour, location)) = self.neighbour
+            && neighbour == mac
         {
             return Some(location);
         }
         let location = self.network.location_of(mac)?;
-        self.last6 = Some((mac, location));
+        self.neighbour = Some((mac, location));
         Some(location)
     }
 }

@@ -18,11 +18,10 @@ pub(super) const GREET: &str = "5203";
 pub(super) const KEEP: &str = "5204";
 /// Where datagrams are counted, or sent from.
 pub(super) const HEAR: &str = "5205";
+/// iperf3's port on the host's loopback of IPv6, where nobody listens on that of IPv4.
+pub(super) const IPERF6: &str = "5206";
 /// Seconds after which a program that does not end is ended.
 pub(super) const PATIENCE: u64 = 30;
-
-/// iperf3's port on the host's loopback of IPv6.
-const IPERF6: &str = "5206";
 
 const RENO: &str = "echo reno >/proc/sys/net/ipv4/tcp_congestion_control";
 
@@ -113,15 +112,14 @@ impl Contender {
         }
     }
 
-    /// Where iperf3 on the host's loopback is found by IPv6.
-    pub(super) fn host_iperf6(self) -> (&'static str, &'static str) {
+    /// The same by IPv6.
+    pub(super) fn host_address6(self) -> &'static str {
         match self {
-            Self::Loopback => ("::1", IPERF6),
-            // A network's prefix is drawn, so its gateway has no address that is known before. What it lets through
-            // goes to the loopback of IPv4, whichever family it came by.
-            Self::Lichen => ("host.lichen.internal", IPERF),
-            Self::Pasta1500 | Self::Pasta65520 => (UPSTREAM6, IPERF6),
-            Self::Slirp65520 => ("fd00::2", IPERF6),
+            Self::Loopback => "::1",
+            // A network's prefix is drawn, so its gateway has no address that is known before.
+            Self::Lichen => "host.lichen.internal",
+            Self::Pasta1500 | Self::Pasta65520 => UPSTREAM6,
+            Self::Slirp65520 => "fd00::2",
         }
     }
 
@@ -139,7 +137,7 @@ impl Contender {
             Self::Loopback => lab.person(&["sh", "-c", &limited]),
             Self::Lichen => {
                 let [iperf, hear] = [IPERF, HEAR].map(|port| format!("{port}/udp"));
-                let open = [IPERF, &iperf, ECHO, GREET, KEEP, &hear];
+                let open = [IPERF, &iperf, IPERF6, ECHO, GREET, KEEP, &hear];
                 let options = open.into_iter().flat_map(|port| ["--allow-host", port]);
                 let words: Vec<&str> =
                     ["run"].into_iter().chain(options).chain(["--"]).chain(inside).collect();

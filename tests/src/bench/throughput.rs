@@ -7,7 +7,7 @@ use lichen_netstack::testing::impair::Impairment;
 use lichen_netstack::testing::shaper::Shaping;
 use serde::Serialize;
 
-use super::contender::{Contender, Family, IPERF, PATIENCE, Server};
+use super::contender::{Contender, Family, IPERF, IPERF6, PATIENCE, Server};
 use super::missing::why;
 use super::processor;
 use crate::lab::address::FAR;
@@ -122,7 +122,7 @@ pub(super) fn measure(
     let (address, port) = match (&published, kind) {
         (Some(published), _) => (published.address, published.port.as_str()),
         (None, Kind::BadLink) => (FAR, FAR_IPERF),
-        (None, Kind::OneStream6) => contender.host_iperf6(),
+        (None, Kind::OneStream6) => (contender.host_address6(), IPERF6),
         (None, _) => (contender.host_address(), IPERF),
     };
     let family = if kind.family() == Family::V6 { "-6" } else { "-4" };

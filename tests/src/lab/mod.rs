@@ -35,9 +35,8 @@ pub(crate) use root::{go_on_in_user_namespace, may_make_namespaces};
 pub(crate) use shaped_link::{Direction, ShapedLink};
 
 use folder::Folder;
-use person::Person;
-
 use lichen_guest::Image;
+use person::Person;
 
 use crate::vm::keep_image;
 

@@ -184,13 +184,7 @@ impl GuestAccess {
                 words_of(bytes)
             }
         };
-        let tail = u64::from_le(tail);
-        Descriptor {
-            address: u64::from_le(address),
-            len: tail as u32,
-            flags: (tail >> 32) as u16,
-            next: (tail >> 48) as u16,
-        }
+        Descriptor::from([address, tail])
     }
 
     /// Has the processor fetch the start of the buffer at `head`, which another processor touched last and which is
@@ -317,6 +311,20 @@ impl GuestAccess {
 fn words_of(bytes: [u8; DESCRIPTOR_LEN]) -> [u64; 2] {
     let (first, second) = bytes.split_at(8);
     [first, second].map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")))
+}
+
+impl From<[u64; 2]> for Descriptor {
+    /// From its two words as they lie in memory.
+    #[inline(always)]
+    fn from([address, tail]: [u64; 2]) -> Self {
+        let tail = u64::from_le(tail);
+        Self {
+            address: u64::from_le(address),
+            len: tail as u32,
+            flags: (tail >> 32) as u16,
+            next: (tail >> 48) as u16,
+        }
+    }
 }
 
 impl Region {

@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use super::{DESCRIPTOR_LEN, Direction, GuestAccess, NUM_BUFFERS};
+use super::{DESCRIPTOR_LEN, Descriptor, Direction, GuestAccess, NUM_BUFFERS};
 use crate::queue::chain::{INDIRECT, NEXT, WRITE};
 
 /// Frames from here on are copied by the C library, for which the processor is faster.
@@ -27,21 +27,21 @@ impl GuestAccess {
             return None;
         }
         // SAFETY: the ring holds `size` descriptors, aligned to sixteen.
-        let [address, tail] = unsafe {
+        let words = unsafe {
             let first = self.descriptors.add(DESCRIPTOR_LEN * usize::from(head)).cast::<u64>();
-            [u64::from_le(first.read_volatile()), u64::from_le(first.add(1).read_volatile())]
+            [first.read_volatile(), first.add(1).read_volatile()]
         };
-        let (len, flags) = (u64::from(tail as u32), (tail >> 32) as u16);
+        let found = Descriptor::from(words);
         let expected = if used == Direction::ToGuest { WRITE } else { 0 };
-        if flags & (NEXT | WRITE | INDIRECT) != expected {
+        // One without bytes is nowhere.
+        let needed = u64::from(found.len).max(1);
+        if found.flags & (NEXT | WRITE | INDIRECT) != expected
+            || self.last.room(found.address) < needed
+        {
             return None;
         }
-        let offset = address.wrapping_sub(self.last.start);
-        if offset >= self.last.len || len > self.last.len - offset {
-            return None;
-        }
-        let host = self.last.host.wrapping_add(offset as usize);
-        Some(Single { host, len: len as usize, memory: PhantomData })
+        let host = self.last.host.wrapping_add((found.address - self.last.start) as usize);
+        Some(Single { host, len: found.len as usize, memory: PhantomData })
     }
 }
 
