@@ -8,11 +8,12 @@ use lichen_netstack::port::alarm::Alarm;
 use lichen_netstack::port::steering;
 use lichen_netstack::port::turn::Turn;
 use lichen_netstack::port::watch::FrameWatch;
-use lichen_netstack::port::{Offloads, Port, Receive, Transmit};
+use lichen_netstack::port::{Front, Offloads, Passed, Port, Receive, Transmit};
 
 use crate::log::Logging;
 use crate::memory::Shared;
 use crate::queue::error::{RingError, RingErrors};
+use crate::queue::from_guest::Peeked;
 use crate::queue::to_guest::Delivered;
 use crate::rings::{Receiving, Room, Sending, Served};
 
@@ -36,6 +37,8 @@ pub(crate) enum Failure {
 pub struct VhostPort {
     from_guest: Vec<Sending>,
     turn: Turn,
+    /// The frame that was shown last, of the queue whose turn it is.
+    peeked: Option<Peeked>,
     to_guest: Vec<Receiving>,
     /// Whether frames may wait for buffers of some ring.
     is_behind: bool,
@@ -66,6 +69,7 @@ impl VhostPort {
         Self {
             from_guest,
             turn: Turn::first(),
+            peeked: None,
             to_guest,
             is_behind: false,
             room,
@@ -173,6 +177,37 @@ impl Port for VhostPort {
         Receive::Empty
     }
 
+    #[inline(always)]
+    fn peek(&mut self, front: &mut Front) -> bool {
+        self.peeked = None;
+        if self.is_behind || self.failed.is_some() {
+            return false;
+        }
+        // Another queue's turn comes when this one is found empty by who receives.
+        let ring = self.turn.queue(self.from_guest.len());
+        if self.from_guest[ring].served == Served::Enabled {
+            self.peeked = self.from_guest[ring].ring.peek(front);
+        }
+        self.peeked.is_some()
+    }
+
+    #[inline(never)]
+    fn pass(&mut self, front: &Front, to: &mut Self) -> Passed {
+        let Some(peeked) = self.peeked.take().filter(|_| to.failed.is_none()) else {
+            return Passed::No;
+        };
+        let ring = self.turn.queue(self.from_guest.len());
+        let from = &mut self.from_guest[ring].ring;
+        let queue = steering::queue_of(front.head(), to.to_guest.len());
+        match to.to_guest[queue].pass(from, peeked, front) {
+            Some(()) => {
+                self.turn.count();
+                Passed::Sent
+            }
+            None => Passed::No,
+        }
+    }
+
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         let ring = steering::queue_of(frame, self.to_guest.len());
         if self.is_behind {
@@ -225,6 +260,23 @@ impl Port for VhostPort {
             }
         }
         self.tell(counters);
+    }
+
+    fn begin_polling(&mut self) -> bool {
+        self.from_guest.iter_mut().for_each(|ring| ring.ring.spare_kicks());
+        true
+    }
+
+    fn has_frames(&mut self) -> bool {
+        self.failed.is_none() && self.from_guest.iter_mut().any(|ring| ring.ring.is_waiting())
+    }
+
+    fn end_polling(&mut self) -> bool {
+        let mut is_waiting = false;
+        for ring in &mut self.from_guest {
+            is_waiting |= ring.ring.want_kicks();
+        }
+        is_waiting && self.failed.is_none()
     }
 
     fn watch(&mut self, watch: &FrameWatch) -> rustix::io::Result<()> {

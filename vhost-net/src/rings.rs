@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use lichen_netstack::port::Transmit;
+use lichen_netstack::port::{Front, Transmit};
 
 use crate::bell;
 use crate::queue::error::RingError;
-use crate::queue::from_guest::FromGuest;
+use crate::queue::from_guest::{FromGuest, Peeked};
 use crate::queue::to_guest::{Delivered, ToGuest};
 
 /// One ring's descriptors for waking each other.
@@ -106,6 +106,17 @@ impl Receiving {
             return Ok(Delivered::Full);
         }
         self.ring.transmit(frame)
+    }
+
+    /// Copies in the frame that was just peeked at, unless others wait already; `None` if it is not that simple.
+    #[inline(always)]
+    pub(crate) fn pass(
+        &mut self,
+        from: &mut FromGuest,
+        peeked: Peeked,
+        front: &Front,
+    ) -> Option<()> {
+        if self.is_behind() { None } else { self.ring.pass(from, peeked, front) }
     }
 
     /// Has a frame wait, where there is room for that.

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use lichen_netstack::frame::vnet_header::{VNET_LEN, VnetHeader};
 use lichen_netstack::ids::MacAddr;
-use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::port::{FRONT, Front, MAX_FRAME};
 use lichen_netstack::testing::frames;
 use lichen_netstack::wire::headers::{ChecksumState, Headers};
 use lichen_vhost_net::queue::error::{RingError, RingErrors};
 use lichen_vhost_net::queue::from_guest::FromGuest;
+use lichen_vhost_net::queue::layout::Layout;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
 use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
 use lichen_vhost_net::testing::driver::{BORDER, BUFFERS, Descriptor, Driver, MEMORY};
@@ -542,6 +543,73 @@ fn a_guest_that_rewrites_descriptors_while_they_are_read_gains_nothing() {
         // The chain may have come back to its first descriptor, to find it changed.
         assert!(frame.len().is_multiple_of(76), "{}", frame.len());
         assert!(frame[VNET_LEN..].iter().all(|byte| *byte == 7));
+    }
+    innocent.assert_passes();
+}
+
+/// What was judged is what arrives: the front as it was, and of the rest no more and no less than was shown.
+#[test]
+fn a_guest_that_rewrites_a_frame_between_its_judgement_and_its_copy_changes_its_payload_at_most() {
+    let mut guest = Sender::new();
+    let mut receiver = Driver::new(SIZE);
+    let mut to_guest =
+        ToGuest::resume(receiver.memory(), receiver.layout(), FEATURES).expect("a sound ring");
+    guest.driver.write(BUFFERS, &[7; 2048]);
+    for (before, after) in [((BUFFERS, 600), (BUFFERS, 2048)), ((BUFFERS, 600), (u64::MAX, 13))] {
+        guest.offer(0, &[(before.0, before.1, 0, 0)]);
+        guest.serve();
+        guest.driver.write(BUFFERS, &[7; 600]);
+        guest.driver.offer(0);
+        // The first look at a ring's buffers finds where they lie.
+        let mut front = Front::EMPTY;
+        let peeked = guest.ring.peek(&mut front).expect("one buffer");
+        guest.driver.write(BUFFERS, &[9; 600]);
+        guest.driver.describe(0, 0, (after.0, after.1, NEXT | INDIRECT, 0));
+        receiver.describe(0, 0, (BUFFERS, 1536, WRITE, 0));
+        receiver.offer(0);
+        if to_guest.pass(&mut guest.ring, peeked, &front).is_none() {
+            // The receiver's buffers have not been looked at before.
+            assert_eq!(to_guest.transmit(&[5; 100]), Ok(Delivered::Sent));
+            receiver.offer(0);
+            to_guest.pass(&mut guest.ring, peeked, &front).expect("nothing is in the way");
+        }
+        guest.ring.flush().expect("a sound ring");
+        to_guest.flush().expect("a sound ring");
+        let used = std::iter::from_fn(|| receiver.take_used()).last();
+        assert_eq!(used, Some((0, 600)));
+        let arrived = receiver.read(BUFFERS, 600);
+        assert!(arrived[VNET_LEN..FRONT].iter().all(|byte| *byte == 7));
+        assert!(arrived[FRONT..].iter().all(|byte| *byte == 9));
+    }
+}
+
+/// Two guests may share memory, or one may name the same bytes for both of its rings.
+#[test]
+fn a_frame_that_passes_into_itself_harms_nobody_else() {
+    let mut innocent = Innocent::new();
+    for apart in [0_u64, 1, 64, 127, 128, 700] {
+        let mut guest = Sender::new();
+        let [descriptors, available, used] = [0x2_0000, 0x2_8000, 0x2_c000];
+        let memory = guest.driver.memory();
+        let layout = Layout::new(&memory, SIZE, descriptors, available, used).expect("inside");
+        let mut to_guest = ToGuest::resume(memory, layout, FEATURES).expect("a sound ring");
+        guest.driver.describe(descriptors, 0, (BUFFERS + apart, 1536, WRITE, 0));
+        guest.driver.write(available + 2, &2_u16.to_le_bytes());
+        // The first look at each ring's buffers finds where they lie.
+        assert_eq!(to_guest.transmit(&[5; 100]), Ok(Delivered::Sent));
+        guest.offer(0, &[(BUFFERS, 1400, 0, 0)]);
+        guest.serve();
+        guest.driver.offer(0);
+        let bytes: Vec<u8> = (0..1400_u16).map(|at| (at % 251) as u8).collect();
+        guest.driver.write(BUFFERS, &bytes);
+        let mut front = Front::EMPTY;
+        let peeked = guest.ring.peek(&mut front).expect("one buffer");
+        assert_eq!(to_guest.pass(&mut guest.ring, peeked, &front), Some(()));
+        // Its front is written before the rest is read, which is then what stands there.
+        let arrived = guest.driver.read(BUFFERS + apart, FRONT);
+        assert_eq!(arrived[VNET_LEN..], bytes[VNET_LEN..FRONT], "{apart}");
+        guest.ring.flush().expect("a sound ring");
+        to_guest.flush().expect("a sound ring");
     }
     innocent.assert_passes();
 }

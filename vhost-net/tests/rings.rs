@@ -1,12 +1,12 @@
 //! The two rings against a driver that keeps the rules, and against one that does not.
 #![cfg(target_os = "linux")]
 
-use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::port::{FRONT, Front, MAX_FRAME};
 use lichen_vhost_net::queue::error::RingError;
 use lichen_vhost_net::queue::from_guest::FromGuest;
 use lichen_vhost_net::queue::to_guest::{Delivered, ToGuest};
 use lichen_vhost_net::queue::{HeaderLayout, Notices, RingFeatures, Tables};
-use lichen_vhost_net::testing::driver::{BUFFERS, Descriptor, Driver, MEMORY};
+use lichen_vhost_net::testing::driver::{BUFFERS, Descriptor, Driver, MEMORY, USED};
 
 const SIZE: u16 = 256;
 
@@ -98,6 +98,80 @@ fn a_frame_of_any_length_in_one_buffer_arrives_as_one_in_two_does() {
     }
 }
 
+/// Passing on without a copy in between comes to the same as receiving and transmitting, where it is possible.
+#[test]
+fn a_frame_of_any_length_passes_from_guest_to_guest_as_it_would_by_way_of_a_buffer() {
+    for len in (13..700).chain([1512, 4096, 9000, MAX_FRAME]) {
+        let mut sent = frame(len);
+        sent[10..12].fill(0);
+        let arrived = [Way::InPlace, Way::ByBuffer].map(|way| {
+            let [mut sender, mut receiver] = [Driver::new(SIZE), Driver::new(SIZE)];
+            let mut from_guest = from_guest(&sender, HeaderLayout::Mergeable);
+            let mut to_guest = to_guest(&receiver, HeaderLayout::Mergeable);
+            sender.write(BUFFERS, &sent);
+            sender.describe(0, 3, (BUFFERS, len as u32, 0, 0));
+            // Where the last look-up ended, nothing has been yet: the first frame shows it.
+            for _ in 0..2 {
+                sender.offer(3);
+                receiver.describe(0, 5, (BUFFERS + 4096, MAX_FRAME as u32 + 1, 2, 0));
+                receiver.offer(5);
+                receiver.write(BUFFERS + 4096, &vec![0xee; MAX_FRAME + 1]);
+                way.carry(&mut from_guest, &mut to_guest);
+            }
+            let used = [sender.take_used(), receiver.take_used()];
+            assert_eq!(used, [Some((3, 0)), Some((5, len as u32))]);
+            receiver.read(BUFFERS + 4096, MAX_FRAME + 1)
+        });
+        assert!(arrived[0] == arrived[1], "{len}");
+        let mut expected = sent;
+        expected[10..12].copy_from_slice(&[1, 0]);
+        assert_eq!(arrived[0][..len], expected);
+        assert!(arrived[0][len..].iter().all(|byte| *byte == 0xee), "{len}: nothing behind it");
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    InPlace,
+    ByBuffer,
+}
+
+impl Way {
+    /// Carries one frame, the first of which always goes by a buffer.
+    fn carry(self, from_guest: &mut FromGuest, to_guest: &mut ToGuest) {
+        let mut front = Front::EMPTY;
+        let peeked = from_guest.peek(&mut front).filter(|_| self == Self::InPlace);
+        let passed = peeked.and_then(|peeked| to_guest.pass(from_guest, peeked, &front));
+        if passed.is_none() {
+            let mut buffer = vec![0; MAX_FRAME];
+            let len = from_guest.receive(&mut buffer).unwrap().expect("a frame waits");
+            assert_eq!(to_guest.transmit(&buffer[..len]), Ok(Delivered::Sent));
+        }
+        from_guest.flush().unwrap();
+        to_guest.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_frame_that_was_only_looked_at_is_still_there() {
+    let mut driver = Driver::new(SIZE);
+    let mut ring = from_guest(&driver, HeaderLayout::Mergeable);
+    let sent = frame(1500);
+    driver.write(BUFFERS, &sent);
+    driver.describe(0, 0, (BUFFERS, 1500, 0, 0));
+    (0..2).for_each(|_| driver.offer(0));
+    let (mut buffer, mut front) = (vec![0; MAX_FRAME], Front::EMPTY);
+    assert_eq!(ring.receive(&mut buffer), Ok(Some(1500)));
+    for _ in 0..3 {
+        assert!(ring.peek(&mut front).is_some());
+        assert_eq!((front.frame_len, front.head().len()), (1500, FRONT));
+        assert_eq!(front.head()[12..], sent[12..FRONT]);
+    }
+    assert_eq!(ring.receive(&mut buffer), Ok(Some(1500)));
+    assert!(ring.peek(&mut front).is_none(), "nothing more waits");
+    assert_eq!(ring.receive(&mut buffer), Ok(None));
+}
+
 #[test]
 fn a_frame_behind_an_indirect_table_arrives() {
     let mut driver = Driver::new(SIZE);
@@ -148,6 +222,53 @@ fn a_large_frame_is_merged_over_buffers_and_says_how_many() {
     let arrived = driver.read(BUFFERS, sent.len());
     assert_eq!(arrived[10..12], [3, 0]);
     assert_eq!((&arrived[..10], &arrived[12..]), (&sent[..10], &sent[12..]));
+}
+
+/// A ring that is polled asks for no kick, and asks before nobody looks any more.
+#[test]
+fn a_guest_need_not_kick_while_its_ring_is_looked_into_and_is_asked_to_afterwards() {
+    for notices in [Notices::EventIndex, Notices::Flags] {
+        let mut driver = Driver::new(SIZE);
+        let features = RingFeatures { notices, ..features(HeaderLayout::Mergeable) };
+        let mut ring =
+            FromGuest::resume(driver.memory(), driver.layout(), features).expect("a sound ring");
+        driver.describe(0, 0, (BUFFERS, 76, 0, 0));
+        let mut buffer = vec![0; MAX_FRAME];
+        let flags = |driver: &Driver| driver.read(USED, 2);
+        assert_eq!(ring.receive(&mut buffer), Ok(None));
+        assert_eq!((driver.kick_wish(), flags(&driver)), (0, vec![0, 0]));
+
+        ring.spare_kicks();
+        let spared = u8::from(notices == Notices::Flags);
+        for taken in 1..=3 {
+            assert!(!ring.is_waiting());
+            driver.offer(0);
+            assert!(ring.is_waiting());
+            assert_eq!(ring.receive(&mut buffer), Ok(Some(76)));
+            assert_eq!(ring.receive(&mut buffer), Ok(None));
+            let seen = (driver.kick_wish(), flags(&driver));
+            assert_eq!(seen, (0, vec![spared, 0]), "{notices:?} after {taken}: nothing is asked");
+        }
+        assert!(!ring.want_kicks(), "nothing waits");
+        let wish = if notices == Notices::EventIndex { 3 } else { 0 };
+        assert_eq!((driver.kick_wish(), flags(&driver)), (wish, vec![0, 0]));
+
+        // What comes just before it is asked again is told of, since nobody kicks for it.
+        ring.spare_kicks();
+        driver.offer(0);
+        assert!(ring.want_kicks());
+        assert_eq!(ring.receive(&mut buffer), Ok(Some(76)));
+        assert_eq!(ring.receive(&mut buffer), Ok(None));
+        let wish = if notices == Notices::EventIndex { 4 } else { 0 };
+        assert_eq!((driver.kick_wish(), flags(&driver)), (wish, vec![0, 0]));
+
+        // A device that dies while it polls leaves the flag; the next one needs kicks.
+        ring.spare_kicks();
+        drop(ring);
+        let resumed = FromGuest::resume(driver.memory(), driver.layout(), features);
+        resumed.expect("a sound ring");
+        assert_eq!(flags(&driver), [0, 0]);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lichen_netstack::port::tap::Tap;
 use lichen_netstack::port::unix_datagram::UnixDatagramPort;
 use lichen_netstack::port::unix_stream::UnixStreamPort;
 use lichen_netstack::port::watch::FrameWatch;
-use lichen_netstack::port::{Gathering, Offloads, Port, Receive, Transmit};
+use lichen_netstack::port::{Front, Gathering, Offloads, Passed, Port, Receive, Transmit};
 use lichen_netstack::switch::directory::Location;
 use lichen_netstack::worker::WorkerCommand;
 use lichen_netstack::worker::event_loop::WorkerHandle;
@@ -59,6 +59,22 @@ impl Port for Attached {
         each!(self, io => io.receive(buffer), Receive::Empty)
     }
 
+    #[inline]
+    fn peek(&mut self, front: &mut Front) -> bool {
+        match self {
+            Self::VhostUser(io) => io.peek(front),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn pass(&mut self, front: &Front, to: &mut Self) -> Passed {
+        match (self, to) {
+            (Self::VhostUser(io), Self::VhostUser(to)) => io.pass(front, to),
+            _ => Passed::No,
+        }
+    }
+
     fn transmit(&mut self, frame: &[u8]) -> Transmit {
         // As on a cable that is not plugged in.
         each!(self, io => io.transmit(frame), Transmit::Full)
@@ -79,6 +95,18 @@ impl Port for Attached {
         {
             self.take_recorders();
         }
+    }
+
+    fn begin_polling(&mut self) -> bool {
+        each!(self, io => io.begin_polling(), false)
+    }
+
+    fn has_frames(&mut self) -> bool {
+        each!(self, io => io.has_frames(), false)
+    }
+
+    fn end_polling(&mut self) -> bool {
+        each!(self, io => io.end_polling(), false)
     }
 
     fn record(&mut self, recorder: Box<dyn Recorder>) {

@@ -2,4 +2,5 @@
 //! for its receiver to do (checksum, segmentation).
 
 pub mod offload;
+pub mod staging;
 pub mod vnet_header;

@@ -90,6 +90,18 @@ impl<P: Port> Port for Recording<P> {
         self.recorders.retain_mut(|it| it.flush() == Interest::More);
     }
 
+    fn begin_polling(&mut self) -> bool {
+        self.port.begin_polling()
+    }
+
+    fn has_frames(&mut self) -> bool {
+        self.port.has_frames()
+    }
+
+    fn end_polling(&mut self) -> bool {
+        self.port.end_polling()
+    }
+
     fn record(&mut self, recorder: Box<dyn Recorder>) {
         self.recorders.push(recorder);
     }

@@ -61,20 +61,20 @@ impl<'a> FastLane<'a> {
         Self { network, last: None, neighbour: None }
     }
 
-    /// Judges a frame of `port`; `None` sends it the long way.
+    /// Judges a frame of `port` that has `frame_len` bytes and begins with `front`; `None` sends it the long way.
     #[inline(always)]
-    pub fn judge(&mut self, port: &PortSpec, frame: &[u8]) -> Option<Passage> {
-        let head = frame.first_chunk::<SHORTEST>()?;
+    pub fn judge(&mut self, port: &PortSpec, front: &[u8], frame_len: usize) -> Option<Passage> {
+        let head = front.first_chunk::<SHORTEST>()?;
         let passage = match &self.last {
             Some((last, passage)) if is_alike(head, last) => *passage,
             _ => self.judge_first(port, head)?,
         };
-        let (len, packet) = (usize::from(be16(head, IP + 2)), &frame[IP..]);
-        let fits = self.is_within_mtu(frame) && len <= packet.len();
+        let len = usize::from(be16(head, IP + 2));
+        let fits = self.is_within_mtu(frame_len) && len <= frame_len - IP;
         if !(fits && len >= IPV4_LEN && sums_up(head)) {
             return None;
         }
-        let (transport, len) = (&packet[IPV4_LEN..], len - IPV4_LEN);
+        let (transport, len) = (&front[TRANSPORT..], len - IPV4_LEN);
         let is_sound = match head[IP + 9] {
             PROTOCOL_UDP => {
                 is_sound_datagram(transport, len)
@@ -114,14 +114,20 @@ impl<'a> FastLane<'a> {
     /// The same for IPv6, from an address that the guest is known to use. Beside the lane of IPv4, which is not
     /// to become longer.
     #[inline(never)]
-    pub fn judge6(&mut self, port: &PortSpec, own: &OwnAddresses, frame: &[u8]) -> Option<Passage> {
-        let head = frame.first_chunk::<SHORTEST6>()?;
+    pub fn judge6(
+        &mut self,
+        port: &PortSpec,
+        own: &OwnAddresses,
+        front: &[u8],
+        frame_len: usize,
+    ) -> Option<Passage> {
+        let head = front.first_chunk::<SHORTEST6>()?;
         if be16(head, IP - 2) != 0x86dd || head[IP] >> 4 != 6 {
             return None;
         }
         let (destination, is_for_neighbour) = self.look_at_macs(port, head);
         let len = usize::from(be16(head, IP + 4));
-        let fits = self.is_within_mtu(frame) && len <= frame.len() - TRANSPORT6;
+        let fits = self.is_within_mtu(frame_len) && len <= frame_len - TRANSPORT6;
         let address =
             |at: usize| Ipv6Addr::from_octets(head[at..at + 16].try_into().expect("sixteen bytes"));
         let (from, to) = (address(IP + 8), address(IP + 24));
@@ -129,7 +135,7 @@ impl<'a> FastLane<'a> {
         if !(is_for_neighbour && fits && is_own) {
             return None;
         }
-        let transport = &frame[TRANSPORT6..];
+        let transport = &front[TRANSPORT6..];
         let ports = (be16(transport, 0), be16(transport, 2));
         let (offset, is_sound) = match head[IP + 6] {
             PROTOCOL_UDP if are_between_neighbours(ports, DHCP6) => {
@@ -156,8 +162,8 @@ impl<'a> FastLane<'a> {
     }
 
     #[inline(always)]
-    fn is_within_mtu(&self, frame: &[u8]) -> bool {
-        frame.len() - VNET_LEN <= ETHERNET_LEN + usize::from(self.network.spec.mtu)
+    fn is_within_mtu(&self, frame_len: usize) -> bool {
+        frame_len - VNET_LEN <= ETHERNET_LEN + usize::from(self.network.spec.mtu)
     }
 
     #[inline(always)]
@@ -219,10 +225,11 @@ fn is_sound_datagram(datagram: &[u8], len: usize) -> bool {
     usize::from(be16(datagram, 4)) == len && len >= UDP_LEN
 }
 
-/// As [`TcpHeader::parse`](crate::wire::tcp::TcpHeader::parse) has it.
+/// As [`TcpHeader::parse`](crate::wire::tcp::TcpHeader::parse) has it. `segment` begins with the header, and `len`
+/// bytes of it are there.
 #[inline(always)]
 fn is_sound_segment(segment: &[u8], len: usize) -> bool {
-    if len < TCP_LEN || segment.len() < len {
+    if len < TCP_LEN {
         return false;
     }
     let header_len = usize::from(segment[12] >> 4) * 4;
@@ -252,6 +259,7 @@ mod tests {
     use crate::command::{Attachment, NetworkSpec};
     use crate::frame::vnet_header::{Gso, GsoKind};
     use crate::ids::{NetworkId, PortId};
+    use crate::port::FRONT;
     use crate::switch::directory::Directory;
     use crate::switch::{Decision, judge};
     use crate::testing::chance::Chance;
@@ -356,14 +364,19 @@ mod tests {
         ]
     }
 
+    /// No more of a frame than a port shows.
+    fn front(frame: &[u8]) -> &[u8] {
+        &frame[..frame.len().min(FRONT)]
+    }
+
     /// What the lane says, after it was held against the long way.
     fn compared(frame: &[u8]) -> Option<Passage> {
         let directory = directory();
         let network = directory.network(NetworkId(1)).unwrap();
         let own = OwnAddresses::default();
         let mut lane = FastLane::new(network);
-        let short = lane.judge(&port(OURS), frame);
-        let short = short.or_else(|| lane.judge6(&port(OURS), &own, frame));
+        let short = lane.judge(&port(OURS), front(frame), frame.len());
+        let short = short.or_else(|| lane.judge6(&port(OURS), &own, front(frame), frame.len()));
         if let Some(passage) = short {
             let long = judge(&port(OURS), &own, network, frame);
             let long = long.unwrap_or_else(|reason| panic!("{reason:?} of {frame:02x?}"));
@@ -373,9 +386,10 @@ mod tests {
         // What passed before must not matter.
         for before in usual() {
             let mut lane = FastLane::new(network);
-            lane.judge(&port(OURS), &before).expect("a usual frame");
-            let behind = lane.judge(&port(OURS), frame);
-            let behind = behind.or_else(|| lane.judge6(&port(OURS), &own, frame));
+            lane.judge(&port(OURS), front(&before), before.len()).expect("a usual frame");
+            let behind = lane.judge(&port(OURS), front(frame), frame.len());
+            let behind =
+                behind.or_else(|| lane.judge6(&port(OURS), &own, front(frame), frame.len()));
             assert_eq!(behind, short, "{frame:02x?} behind {before:02x?}");
         }
         short

@@ -92,7 +92,7 @@ impl Found {
     fn by_fast_lane(&self, frame: &[u8]) -> bool {
         let port = self.lab.spec(0);
         let network = self.directory.network(port.network).expect("its network");
-        black_box(FastLane::new(network).judge(port, frame)).is_some()
+        black_box(FastLane::new(network).judge(port, frame, frame.len())).is_some()
     }
 }
 

@@ -90,6 +90,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self.flush();
         self.count_lost();
         let mut open = self.slots.get_mut(usize::from(slot))?.take()?;
+        // What waits is found where it comes to.
+        open.end_polling();
         open.unwatch(&mut self.host);
         self.again.retain(|token| token.port != slot || token.kind == TokenKind::Names);
         self.paused.retain(|(_, token)| token.port != slot);

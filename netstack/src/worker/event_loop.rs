@@ -169,6 +169,9 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
     /// The same, but it goes on looking for so long after its last work before it sleeps.
     pub fn busy_polling(mut self, period: Duration) -> Self {
         self.busy_poll = BusyPoll::new(period);
+        if self.busy_poll.is_on() {
+            self.worker = self.worker.polling_ports();
+        }
         self
     }
 
@@ -184,8 +187,9 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             }
             self.bell.end_waiting();
             let now = self.now();
-            let found = !events.is_empty() || self.worker.has_crossings();
+            let mut found = !events.is_empty() || self.worker.has_crossings();
             self.worker.handle_crossings();
+            found |= self.busy_poll.is_on() && self.worker.poll_ports(now);
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else { continue };
                 match token.kind {
@@ -212,6 +216,10 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
     fn may_wait(&mut self) -> io::Result<bool> {
         if self.worker.is_busy() || self.busy_poll.is_on() && self.busy_poll.goes_on(self.now()) {
             // The other workers need not ring: what they send is looked for.
+            return Ok(false);
+        }
+        self.worker.end_polling();
+        if self.worker.is_busy() {
             return Ok(false);
         }
         let timeouts = self.worker.poll_timeout().into_iter().chain(self.meter.poll_timeout());

@@ -8,8 +8,8 @@ use super::{DEFECT, MAX_PARCELS, Worker};
 use crate::counters::DropReason;
 use crate::gateway::names::NameService;
 use crate::host::{Host, Token, TokenKind};
-use crate::port::{Port, Receive};
-use crate::switch::fast_lane::FastLane;
+use crate::port::{Front, Passed, Port, Receive};
+use crate::switch::fast_lane::{FastLane, Passage};
 use crate::time::Instant;
 
 /// Frames taken from one port in one turn.
@@ -77,10 +77,18 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         let Some(Some(open)) = slots.get(usize::from(slot)) else { return Taken::All };
         let network = directory.network(open.spec.network);
         let mut lane = network.map(FastLane::new);
+        let mut front = Front::EMPTY;
         let mut bytes = 0;
         for _ in 0..MAX_BATCH {
             if bytes >= MAX_BATCH_BYTES {
                 break;
+            }
+            if let Some(lane) = &mut lane
+                && let Some(to) = pass_in_place(slots, (slot, links.number()), lane, &mut front)
+            {
+                bytes += front.frame_len;
+                touch(touched, to);
+                continue;
             }
             let Some(Some(open)) = slots.get_mut(usize::from(slot)) else { return Taken::All };
             let len = match open.io.receive(received) {
@@ -95,11 +103,11 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             bytes += len;
             let (Some(network), Some(lane)) = (network, &mut lane) else { continue };
             let frame = &mut received[..len];
-            open.count(frame);
+            open.count(len);
             if let Some(event) = open.note_mac(frame) {
                 events.push_back(event);
             }
-            let short = lane.judge(&open.spec, frame);
+            let short = lane.judge(&open.spec, frame, len);
             if let Some(passage) = short
                 && passage.to.worker == links.number()
             {
@@ -113,7 +121,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
                 }
                 continue;
             }
-            let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame));
+            let short = short.or_else(|| lane.judge6(&open.spec, open.own(), frame, len));
             let crossing = match short {
                 Some(passage) => Some(passage.into()),
                 None => {
@@ -184,6 +192,54 @@ pub(super) fn touch(touched: &mut Vec<u16>, slot: u16) {
     if touched.last() != Some(&slot) {
         touched.push(slot);
     }
+}
+
+/// Has the next frame of a slot's port copied from guest to guest, where both have it in memory and it goes to a
+/// neighbour of the same worker; answers to which slot. Otherwise nothing has happened.
+#[inline(always)]
+fn pass_in_place<P: Port, H: Host>(
+    slots: &mut [Option<Slot<P, H>>],
+    (slot, worker): (u16, u16),
+    lane: &mut FastLane<'_>,
+    front: &mut Front,
+) -> Option<u16> {
+    let open = slots.get_mut(usize::from(slot))?.as_mut()?;
+    if !open.io.peek(front) {
+        return None;
+    }
+    // Each family by itself: nothing of the way of IPv4 is kept in memory, where it would be waited for.
+    match lane.judge(&open.spec, front.head(), front.frame_len) {
+        Some(passage) => hand_over(slots, (slot, worker), passage, front),
+        None => pass_in_place6(slots, (slot, worker), lane, front),
+    }
+}
+
+#[inline(never)]
+fn pass_in_place6<P: Port, H: Host>(
+    slots: &mut [Option<Slot<P, H>>],
+    (slot, worker): (u16, u16),
+    lane: &mut FastLane<'_>,
+    front: &Front,
+) -> Option<u16> {
+    let open = slots.get(usize::from(slot))?.as_ref()?;
+    let passage = lane.judge6(&open.spec, open.own(), front.head(), front.frame_len)?;
+    hand_over(slots, (slot, worker), passage, front)
+}
+
+#[inline(always)]
+fn hand_over<P: Port, H: Host>(
+    slots: &mut [Option<Slot<P, H>>],
+    (slot, worker): (u16, u16),
+    Passage { to, checksum }: Passage,
+    front: &Front,
+) -> Option<u16> {
+    if to.worker != worker {
+        return None;
+    }
+    // A neighbour is never the port itself.
+    let both = slots.get_disjoint_mut([usize::from(slot), usize::from(to.slot)]);
+    let Ok([Some(open), Some(receiver)]) = both else { return None };
+    (open.pass(front, receiver, checksum) == Passed::Sent).then_some(to.slot)
 }
 
 /// Brings a frame of a slot's port to another port, here or at another worker.

@@ -12,6 +12,7 @@ pub mod crossing;
 pub mod event_loop;
 mod exchanges;
 mod frames;
+mod polling;
 mod slot;
 mod wake_up;
 mod words;
@@ -23,11 +24,13 @@ use std::time::Duration;
 
 use self::crossing::Links;
 use self::exchanges::Exchanges;
+use self::polling::Polling;
 use self::slot::Slot;
 pub use self::words::{Moving, Possessions, WorkerCommand, WorkerEvent};
 use crate::balance::Load;
 use crate::command::Event;
 use crate::counters::DropReason;
+use crate::frame::staging::Staging;
 use crate::gateway::flow::Work;
 use crate::gateway::names::{Action, Asker, NameService, Reply, Ticket};
 use crate::host::{Host, Listener, Readiness, Token, TokenKind};
@@ -56,9 +59,9 @@ pub struct Worker<P: Port, H: Host, N> {
     /// What the other workers have.
     others: Possessions,
     /// A frame on its way in, or datagrams of the host's.
-    received: Vec<u8>,
+    received: Staging,
     /// A frame on its way out.
-    scratch: Vec<u8>,
+    scratch: Staging,
     events: VecDeque<WorkerEvent>,
     seed: u64,
     generation: u32,
@@ -71,6 +74,7 @@ pub struct Worker<P: Port, H: Host, N> {
     touched: Vec<u16>,
     /// Listeners that could not be accepted from, and when that is tried again.
     paused: Vec<(Instant, Token)>,
+    polling: Polling,
 }
 
 impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
@@ -85,8 +89,8 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             exchanges: Exchanges::default(),
             links: Links::alone(),
             others: Possessions::default(),
-            received: vec![0; 2 * MAX_FRAME],
-            scratch: vec![0; MAX_FRAME],
+            received: Staging::new(2 * MAX_FRAME),
+            scratch: Staging::new(MAX_FRAME),
             events: VecDeque::new(),
             seed,
             generation: 0,
@@ -95,6 +99,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
             again: Vec::new(),
             touched: Vec::new(),
             paused: Vec::new(),
+            polling: Polling::default(),
         }
     }
 
@@ -153,6 +158,7 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
         self.links.send();
         while let Some(slot) = self.touched.pop() {
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot)) {
+                self.polling.note_touched(slot, open);
                 open.flush();
             }
         }

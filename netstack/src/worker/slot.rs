@@ -18,8 +18,8 @@ use crate::gateway::names::{self, NameService};
 use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
 use crate::host::{Host, Stream, Token, TokenKind};
 use crate::ids::MacAddr;
-use crate::port::Port;
 use crate::port::to_guest::{ToGuest, deliver, deliver_whole};
+use crate::port::{Front, Offloads, Passed, Port};
 use crate::switch::addresses::{Claim, OwnAddresses};
 use crate::switch::directory::{Directory, Location, NetworkView};
 use crate::switch::fast_lane::Passage;
@@ -49,6 +49,8 @@ pub(super) struct Slot<P, H: Host> {
     pub(super) generation: u32,
     /// Whether the last turn brought one frame.
     pub(super) asks_and_waits: bool,
+    /// Whether its guest need not tell of frames.
+    pub(super) is_polled: bool,
     number: u16,
     broadcasts: TokenBucket,
     icmp_errors: TokenBucket,
@@ -128,6 +130,7 @@ impl<P: Port, H: Host> Slot<P, H> {
             forwards: Slab::new(),
             generation,
             asks_and_waits: false,
+            is_polled: false,
             number,
             broadcasts: TokenBucket::new(BROADCAST_RATE, BROADCAST_RATE),
             icmp_errors: TokenBucket::new(ICMP_ERROR_RATE, ICMP_ERROR_RATE),
@@ -140,9 +143,15 @@ impl<P: Port, H: Host> Slot<P, H> {
         }
     }
 
+    /// Has the guest tell of frames again; answers whether some wait of which it has not told.
+    pub(super) fn end_polling(&mut self) -> bool {
+        std::mem::take(&mut self.is_polled) && self.io.end_polling()
+    }
+
     /// Changes how the port's frames come; answers how they came before.
     pub(super) fn plug(&mut self, io: P) -> P {
         self.flush();
+        self.end_polling();
         self.own_mac = OwnMac::Unknown;
         self.own.forget();
         self.gateway.forget_guest();
@@ -230,9 +239,30 @@ impl<P: Port, H: Host> Slot<P, H> {
     }
 
     /// Counts a frame of the guest.
-    pub(super) fn count(&mut self, frame: &[u8]) {
+    pub(super) fn count(&mut self, len: usize) {
         self.counters.frames_from_guest += 1;
-        self.counters.bytes_from_guest += frame.len().saturating_sub(VNET_LEN) as u64;
+        self.counters.bytes_from_guest += len.saturating_sub(VNET_LEN) as u64;
+    }
+
+    /// Passes on the frame that was just shown, if it can be done from guest to guest.
+    #[inline(always)]
+    pub(super) fn pass(
+        &mut self,
+        front: &Front,
+        receiver: &mut Self,
+        checksum: Option<PartialChecksum>,
+    ) -> Passed {
+        let is_to_be_completed = checksum.is_some() && receiver.io.offloads() == Offloads::None;
+        if self.own_mac != OwnMac::Right || is_to_be_completed {
+            return Passed::No;
+        }
+        if self.io.pass(front, &mut receiver.io) == Passed::No {
+            return Passed::No;
+        }
+        self.count(front.frame_len);
+        receiver.counters.frames_to_guest += 1;
+        receiver.counters.bytes_to_guest += (front.frame_len - VNET_LEN) as u64;
+        Passed::Sent
     }
 
     /// Judges a frame of the guest and handles it, unless it is for another port.

@@ -18,6 +18,7 @@ use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
+pub(super) use self::single::{Place, Single};
 pub(crate) use self::written::WriteLog;
 use super::Direction;
 use super::layout::Layout;
@@ -106,6 +107,18 @@ impl GuestAccess {
         self.index(self.available, 0).load(Ordering::Acquire).to_le()
     }
 
+    /// The flags of the used ring, which are ours to write.
+    pub(super) fn used_flags(&self) -> u16 {
+        self.index(self.used, 0).load(Ordering::Relaxed).to_le()
+    }
+
+    pub(super) fn set_used_flags(&self, flags: u16) {
+        self.index(self.used, 0).store(flags.to_le(), Ordering::Release);
+        if self.log.is_some() {
+            self.log_used(0, 2);
+        }
+    }
+
     /// How many heads were ever made available.
     pub(super) fn available_index(&self) -> u16 {
         self.index(self.available, 1).load(Ordering::Acquire).to_le()
@@ -189,6 +202,7 @@ impl GuestAccess {
 
     /// Has the processor fetch the start of the buffer at `head`, which another processor touched last and which is
     /// to be `used` soon. A hint: nothing is believed of what the guest may change meanwhile.
+    #[inline(always)]
     pub(super) fn fetch_ahead(&self, head: u16, used: Direction) {
         if head >= self.size {
             return;

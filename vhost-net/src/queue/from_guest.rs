@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use lichen_netstack::frame::vnet_header::VNET_LEN;
-use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::port::{Front, MAX_FRAME};
 use vm_memory::GuestMemoryMmap;
 
-use super::access::WriteLog;
+use super::access::{Place, Single, WriteLog};
 use super::chain::{Budget, MAX_STEPS, follow};
 use super::error::RingError;
 use super::layout::Layout;
@@ -15,7 +15,24 @@ use super::{Direction, HeaderLayout, RingFeatures};
 
 /// The queue on which a guest's driver sends.
 pub struct FromGuest {
-    ring: Ring,
+    pub(super) ring: Ring,
+    kicks: Kicks,
+}
+
+/// Whether the guest tells of its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kicks {
+    /// By a kick, once it has been found that nothing waits.
+    Wanted,
+    /// It need not: its ring is looked into again and again.
+    Spared,
+}
+
+/// A frame that was looked at and not taken: what was judged is what is passed on, whatever the guest writes meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Peeked {
+    pub(super) head: u16,
+    pub(super) place: Place,
 }
 
 impl FromGuest {
@@ -25,7 +42,7 @@ impl FromGuest {
         layout: Layout,
         features: RingFeatures,
     ) -> Result<Self, RingError> {
-        Ok(Self { ring: Ring::resume(memory, layout, features)? })
+        Ok(Self { ring: Ring::resume(memory, layout, features)?, kicks: Kicks::Wanted })
     }
 
     /// Logs what is written from here on.
@@ -34,13 +51,16 @@ impl FromGuest {
     }
 
     /// Copies the next frame out, behind a header of twelve bytes whose `num_buffers` is zero. `buffer`
-    /// holds at least [`MAX_FRAME`] bytes. `None` when nothing waits; the guest kicks when that changes.
+    /// holds at least [`MAX_FRAME`] bytes. `None` when nothing waits; the guest kicks when that changes, unless it is
+    /// [spared](FromGuest::spare_kicks) that.
     ///
     /// After an error that does not stop the queue, that frame is gone and the next may be received.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, RingError> {
-        if self.ring.known() == 0 && self.ring.available()? == 0 && self.ring.ask_for_kick(0)? == 0
-        {
-            return Ok(None);
+        if self.ring.known() == 0 && self.ring.available()? == 0 {
+            let is_watched = self.kicks == Kicks::Wanted;
+            if !is_watched || self.ring.ask_for_kick(0)? == 0 {
+                return Ok(None);
+            }
         }
         self.ring.fetch_ahead(Direction::FromGuest);
         let head = self.ring.head(0)?;
@@ -50,6 +70,39 @@ impl FromGuest {
         };
         self.ring.give_back(head, 0);
         frame.map(Some)
+    }
+
+    /// Copies the beginning of the next frame, as [`FromGuest::receive`] would, if the frame lies in one buffer.
+    #[inline(always)]
+    pub fn peek(&mut self, front: &mut Front) -> Option<Peeked> {
+        if self.ring.known() == 0 && self.ring.available().unwrap_or(0) == 0 {
+            return None;
+        }
+        self.ring.fetch_ahead(Direction::FromGuest);
+        let head = self.ring.head(0).ok()?;
+        let single = self.single(head)?;
+        single.show(front);
+        clear_num_buffers(&mut front.bytes);
+        Some(Peeked { head, place: single.place() })
+    }
+
+    /// Whether a frame waits, or an error that receiving would tell.
+    pub fn is_waiting(&mut self) -> bool {
+        self.ring.known() > 0 || self.ring.available() != Ok(0)
+    }
+
+    /// From now on somebody [looks](FromGuest::is_waiting), so the guest need not kick.
+    pub fn spare_kicks(&mut self) {
+        if self.kicks == Kicks::Wanted {
+            self.kicks = Kicks::Spared;
+            self.ring.spare_kicks();
+        }
+    }
+
+    /// Has the guest kick again. True if something waits already, of which it has not told.
+    pub fn want_kicks(&mut self) -> bool {
+        self.kicks = Kicks::Wanted;
+        self.ring.known() > 0 || self.ring.ask_for_kick(0) != Ok(0)
     }
 
     /// Shows the guest which buffers are free again. True when it wants a call.
@@ -65,15 +118,20 @@ impl FromGuest {
     /// The frame in one buffer, if it is that simple.
     #[inline(always)]
     fn copy_out_single(&self, head: u16, buffer: &mut [u8]) -> Option<usize> {
-        let Ring { memory, features, .. } = &self.ring;
-        let single = memory.single(head, Direction::FromGuest)?;
+        let single = self.single(head)?;
         let len = single.len();
-        if features.header == HeaderLayout::Legacy || len <= VNET_LEN || len > MAX_FRAME {
-            return None;
-        }
         single.copy_to(&mut buffer[..len]);
         clear_num_buffers(buffer);
         Some(len)
+    }
+
+    /// The one buffer that holds a whole frame.
+    #[inline(always)]
+    fn single(&self, head: u16) -> Option<Single<'_>> {
+        let Ring { memory, features, .. } = &self.ring;
+        let single = memory.single(head, Direction::FromGuest)?;
+        let is_frame = VNET_LEN < single.len() && single.len() <= MAX_FRAME;
+        (is_frame && features.header != HeaderLayout::Legacy).then_some(single)
     }
 
     #[inline(never)]

@@ -11,6 +11,7 @@ use super::layout::Layout;
 use super::{Direction, Notices, RingFeatures};
 
 const NO_INTERRUPT: u16 = 1;
+const NO_NOTIFY: u16 = 1;
 /// How many frames ahead a buffer is fetched.
 const AHEAD: u16 = 8;
 
@@ -33,6 +34,10 @@ impl Ring {
     ) -> Result<Self, RingError> {
         let memory = GuestAccess::new(memory, &layout).ok_or(RingError::Address)?;
         let used = memory.used_index();
+        if memory.used_flags() != 0 {
+            // An earlier device that polled may have left it so.
+            memory.set_used_flags(0);
+        }
         Ok(Self { memory, features, seen: used, next_available: used, used, published: used })
     }
 
@@ -58,12 +63,14 @@ impl Ring {
     }
 
     /// The head that stands `ahead` behind the next one; it must be available.
+    #[inline(always)]
     pub(super) fn head(&self, ahead: u16) -> Result<u16, RingError> {
         let head = self.memory.available_head(self.next_available.wrapping_add(ahead));
         if head < self.memory.size() { Ok(head) } else { Err(RingError::Head) }
     }
 
     /// Has the buffer fetched that is `used` a few frames from now, if it is known to wait.
+    #[inline(always)]
     pub(super) fn fetch_ahead(&self, used: Direction) {
         if self.known() > AHEAD {
             let head = self.memory.available_head(self.next_available.wrapping_add(AHEAD));
@@ -98,10 +105,22 @@ impl Ring {
         }
     }
 
+    /// Lets the guest know that it need not kick. By an event index that is as well done by leaving the wish behind, which
+    /// the guest passes once in 65,536 heads.
+    pub(super) fn spare_kicks(&self) {
+        if self.features.notices == Notices::Flags {
+            self.memory.set_used_flags(NO_NOTIFY);
+        }
+    }
+
     /// Asks for a kick once more than `known` heads wait, and returns how many wait after asking.
     pub(super) fn ask_for_kick(&mut self, known: u16) -> Result<u16, RingError> {
-        if self.features.notices == Notices::EventIndex {
-            self.memory.set_kick_wish(self.next_available.wrapping_add(known));
+        match self.features.notices {
+            Notices::EventIndex => {
+                self.memory.set_kick_wish(self.next_available.wrapping_add(known));
+            }
+            Notices::Flags if self.memory.used_flags() != 0 => self.memory.set_used_flags(0),
+            Notices::Flags => {}
         }
         // The wish must be out before the index is read again, or a kick is lost.
         fence(Ordering::SeqCst);

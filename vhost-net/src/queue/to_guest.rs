@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use lichen_netstack::frame::vnet_header::VNET_LEN;
-use lichen_netstack::port::MAX_FRAME;
+use lichen_netstack::port::{Front, MAX_FRAME};
 use vm_memory::GuestMemoryMmap;
 
-use super::access::WriteLog;
+use super::access::{Single, WriteLog};
 use super::chain::{Budget, MAX_STEPS, follow};
 use super::error::RingError;
+use super::from_guest::{FromGuest, Peeked};
 use super::layout::Layout;
 use super::ring::Ring;
 use super::{Direction, HeaderLayout, RingFeatures};
@@ -60,20 +61,39 @@ impl ToGuest {
         self.transmit_over_several(frame)
     }
 
+    /// Copies in the frame that was just peeked at on another ring, and gives both buffers back. `None` if it is not that
+    /// simple; then nothing has happened.
+    #[inline(always)]
+    pub fn pass(&mut self, from: &mut FromGuest, peeked: Peeked, front: &Front) -> Option<()> {
+        self.ring.fetch_ahead(Direction::ToGuest);
+        let (head, single) = self.next_single(front.frame_len).ok()??;
+        let source = from.ring.memory.single_at(peeked.place)?;
+        single.fill_from(front, &source);
+        let len = u32::try_from(front.frame_len).expect("at most a frame");
+        self.ring.give_back(head, len);
+        from.ring.give_back(peeked.head, 0);
+        Some(())
+    }
+
     /// Copies the frame into the next buffer, if it is that simple. Answers which it was.
     #[inline(always)]
     fn fill_single(&mut self, frame: &[u8]) -> Result<Option<u16>, RingError> {
+        Ok(self.next_single(frame.len())?.map(|(head, single)| {
+            single.fill(frame);
+            head
+        }))
+    }
+
+    /// The next buffer, if one waits, holds `len` bytes and takes a frame alone.
+    #[inline(always)]
+    fn next_single(&mut self, len: usize) -> Result<Option<(u16, Single<'_>)>, RingError> {
         let is_waiting = self.ring.known() > 0 || self.ring.available()? > 0;
         if !is_waiting || self.ring.features.header == HeaderLayout::Legacy {
             return Ok(None);
         }
         let head = self.ring.head(0)?;
         let single = self.ring.memory.single(head, Direction::ToGuest);
-        let fitting = single.filter(|single| single.len() >= frame.len());
-        Ok(fitting.map(|single| {
-            single.fill(frame);
-            head
-        }))
+        Ok(single.filter(|single| single.len() >= len).map(|single| (head, single)))
     }
 
     #[inline(never)]

@@ -6,17 +6,23 @@
 use std::marker::PhantomData;
 use std::ptr;
 
+use lichen_netstack::port::{FRONT, Front};
+
 use super::{DESCRIPTOR_LEN, Descriptor, Direction, GuestAccess, NUM_BUFFERS};
 use crate::queue::chain::{INDIRECT, NEXT, WRITE};
-
-/// Frames from here on are copied by the C library, for which the processor is faster.
-const SHORT: usize = 512;
 
 /// A buffer that was located, as long as nobody forgets the memory.
 pub(in crate::queue) struct Single<'a> {
     host: *mut u8,
-    len: usize,
+    place: Place,
     memory: PhantomData<&'a GuestAccess>,
+}
+
+/// Where a buffer lies in guest memory, to be found again.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::queue) struct Place {
+    address: u64,
+    len: usize,
 }
 
 impl GuestAccess {
@@ -40,30 +46,74 @@ impl GuestAccess {
         {
             return None;
         }
-        let host = self.last.host.wrapping_add((found.address - self.last.start) as usize);
-        Some(Single { host, len: found.len as usize, memory: PhantomData })
+        Some(self.single_in_last(Place { address: found.address, len: found.len as usize }))
+    }
+
+    /// A buffer that was found before, if it lies where the last look-up ended.
+    #[inline(always)]
+    pub(in crate::queue) fn single_at(&self, place: Place) -> Option<Single<'_>> {
+        let is_there = self.last.room(place.address) >= (place.len as u64).max(1);
+        is_there.then(|| self.single_in_last(place))
+    }
+
+    /// The buffer at a place that was found to lie where the last look-up ended.
+    #[inline(always)]
+    fn single_in_last(&self, place: Place) -> Single<'_> {
+        let host = self.last.host.wrapping_add((place.address - self.last.start) as usize);
+        Single { host, place, memory: PhantomData }
     }
 }
 
 impl Single<'_> {
+    /// Where it lies.
+    pub(in crate::queue) fn place(&self) -> Place {
+        self.place
+    }
+
     /// Bytes in it.
     pub(in crate::queue) fn len(&self) -> usize {
-        self.len
+        self.place.len
     }
 
     /// Copies all of it to `to`, which is as long.
     #[inline(always)]
     pub(in crate::queue) fn copy_to(&self, to: &mut [u8]) {
-        assert_eq!(to.len(), self.len, "as long as the buffer");
+        assert_eq!(to.len(), self.len(), "as long as the buffer");
         // SAFETY: the buffer was located, and its region is mapped as long as the memory lives; `to` is as long, is
         // ours alone, and so lies outside of guest memory.
-        unsafe { copy(self.host, to.as_mut_ptr(), self.len) };
+        unsafe { copy(self.host, to.as_mut_ptr(), self.len()) };
+    }
+
+    /// Copies the beginning of the frame in it to `front`.
+    #[inline(always)]
+    pub(in crate::queue) fn show(&self, front: &mut Front) {
+        // SAFETY: as above; `front` has room for FRONT bytes.
+        unsafe { copy_front(self.host, front.bytes.as_mut_ptr(), self.len()) };
+        front.frame_len = self.len();
+    }
+
+    /// Copies a frame from another guest's buffer, except its `front`, which was judged; it fits, and has this as its
+    /// one buffer.
+    #[inline(always)]
+    pub(in crate::queue) fn fill_from(&self, front: &Front, from: &Single<'_>) {
+        let len = from.len();
+        assert!(len == front.frame_len && (NUM_BUFFERS + 2..=self.len()).contains(&len), "it fits");
+        // SAFETY: both buffers were located, their regions are mapped as long as their memories live, and both hold
+        // `len` bytes. `front` has FRONT bytes and is ours alone. Of what lies in guest memory nobody knows whether the
+        // two are apart.
+        unsafe {
+            copy_front(front.bytes.as_ptr(), self.host, len);
+            if len > FRONT {
+                ptr::copy(from.host.add(FRONT), self.host.add(FRONT), len - FRONT);
+            }
+            self.host.add(NUM_BUFFERS).cast::<u16>().write_unaligned(1_u16.to_le());
+        }
     }
 
     /// Copies a frame in, which fits, and says in its virtio-net header that this is its one buffer.
     #[inline(always)]
     pub(in crate::queue) fn fill(&self, frame: &[u8]) {
-        assert!((NUM_BUFFERS + 2..=self.len).contains(&frame.len()), "a frame that fits");
+        assert!((NUM_BUFFERS + 2..=self.len()).contains(&frame.len()), "a frame that fits");
         // SAFETY: as above; the number lies within the frame.
         unsafe {
             copy(frame.as_ptr(), self.host, frame.len());
@@ -72,18 +122,43 @@ impl Single<'_> {
     }
 }
 
-/// Copies a short frame in pieces that lie equally in each copy: who reads headers right after they were copied, or
-/// copies them on, need not wait until the processor has written them (a load is served from a store before it only
-/// if that wrote all of it).
+/// Copies the first [`FRONT`] bytes of `len`, or all.
+///
+/// # Safety
+/// As [`ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy_front(from: *const u8, to: *mut u8, len: usize) {
+    if len >= FRONT {
+        // SAFETY: as the caller says.
+        unsafe { copy_piece::<FRONT>(from, to, 0) }
+    } else {
+        // SAFETY: as the caller says.
+        unsafe { copy_short(from, to, len) }
+    }
+}
+
+/// Copies a frame; one that is not short by the C library, for which the processor is faster.
 ///
 /// # Safety
 /// As [`ptr::copy_nonoverlapping`].
 #[inline(always)]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    if len >= SHORT {
+    if len >= FRONT {
         // SAFETY: as the caller says.
         return unsafe { ptr::copy_nonoverlapping(from, to, len) };
     }
+    // SAFETY: as the caller says.
+    unsafe { copy_short(from, to, len) };
+}
+
+/// Copies less than [`FRONT`] bytes in pieces that lie equally in each copy: who reads headers right after they were
+/// copied, or copies them on, need not wait until the processor has written them (a load is served from a store before it
+/// only if that wrote all of it).
+///
+/// # Safety
+/// As [`ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) {
     let mut at = 0;
     // Not a loop, of which the compiler would make a call.
     macro_rules! copy_pieces {
@@ -95,7 +170,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
             }
         )*};
     }
-    copy_pieces!(256 128 64 32 16 8 4 2 1);
+    copy_pieces!(64 32 16 8 4 2 1);
     debug_assert_eq!(at, len);
 }
 
