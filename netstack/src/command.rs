@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ForwardId, Ipv4Prefix, Ipv6Prefix, MacAddr, NetworkId, PortId};
 
 /// Version of these words. Both sides refuse a peer that speaks another.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// From control to the datapath.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,6 +113,9 @@ pub struct NetworkSpec {
     pub mtu: u16,
     /// No way out: only members reach each other, and foreign names are refused.
     pub internal: bool,
+    /// An IPv6 address under 64:ff9b::/96 means the IPv4 address in it (RFC 6052), and a name that has only those of
+    /// IPv4 is answered with such (RFC 6147).
+    pub nat64: bool,
 }
 
 impl NetworkSpec {

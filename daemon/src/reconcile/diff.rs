@@ -99,6 +99,7 @@ mod tests {
             gateway_mac: MacAddr([2; 6]),
             mtu: 1500,
             internal: false,
+            nat64: false,
         }
     }
 

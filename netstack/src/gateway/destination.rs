@@ -1,10 +1,13 @@
 //! Where a guest's packet may go beyond its own network: closed towards the host and other networks by
 //! default, open to everywhere else. And as whom a guest sees who comes in by a published port.
+//!
+//! What NAT64 makes of an address comes before any rule, so that those of IPv4 hold for it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::flow::ForwardSource;
 use super::names::NAMES_PORT;
+use super::nat64::{embedded, meant};
 use crate::command::{HostOpening, NetworkSpec, PortSpec, SourceRule, Transport};
 use crate::counters::DropReason;
 use crate::host::Route;
@@ -28,9 +31,9 @@ pub enum Destination {
     Refused(DropReason),
 }
 
-/// Whether an address is the gateway's own.
+/// Whether an address means the gateway.
 pub fn is_gateway(network: &NetworkSpec, address: IpAddr) -> bool {
-    match address {
+    match meant(network, address) {
         IpAddr::V4(address) => address == network.gateway,
         IpAddr::V6(address) => address == GATEWAY_LINK_LOCAL || network.gateway6() == Some(address),
     }
@@ -49,7 +52,7 @@ pub fn judge(
         return at_gateway(port, transport, to.port());
     }
     match address(network, directory, to.ip(), route) {
-        Ok(()) => Destination::Host(to),
+        Ok(ip) => Destination::Host(SocketAddr::new(ip, to.port())),
         Err(reason) => Destination::Refused(reason),
     }
 }
@@ -64,13 +67,14 @@ fn at_gateway(port: &PortSpec, transport: Transport, number: u16) -> Destination
     }
 }
 
-/// Judges an address that is not the gateway's.
+/// Judges an address that is not the gateway's, and answers at which one the host finds who is meant.
 pub fn address(
     network: &NetworkView,
     directory: &Directory,
     to: IpAddr,
     route: impl FnOnce(IpAddr) -> Route,
-) -> Result<(), DropReason> {
+) -> Result<IpAddr, DropReason> {
+    let to = meant(&network.spec, to);
     match to {
         IpAddr::V4(to) => special(to)?,
         IpAddr::V6(to) => special6(to)?,
@@ -89,7 +93,7 @@ pub fn address(
         return Err(DropReason::Internal);
     }
     match route(to) {
-        Route::Unicast => Ok(()),
+        Route::Unicast => Ok(to),
         Route::Local => Err(DropReason::HostAddress),
         Route::Broadcast => Err(DropReason::Broadcast),
         Route::Unreachable => Err(DropReason::NoRoute),
@@ -119,11 +123,9 @@ fn special6(to: Ipv6Addr) -> Result<(), DropReason> {
         // Loopback, no address, and IPv4 in disguise (RFC 4291 2.5.5), which the host would send as IPv4.
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..]
         | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..] => Err(DropReason::HostAddress),
-        // What a translator (RFC 6052) or a relay (RFC 3056) beyond the host makes IPv4 of.
-        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] | [0x20, 2, a, b, c, d, ..] => {
-            special(Ipv4Addr::new(a, b, c, d))
-        }
-        _ => Ok(()),
+        // What a relay (RFC 3056) beyond the host makes IPv4 of; a translator (RFC 6052) does the same.
+        [0x20, 2, a, b, c, d, ..] => special(Ipv4Addr::new(a, b, c, d)),
+        _ => embedded(to).map_or(Ok(()), special),
     }
 }
 
@@ -148,6 +150,8 @@ pub fn forward_source(
         && port.default_route
         && !network.spec.internal
         && client.is_ipv4() == guest.is_ipv4()
+        // Else the answer would go to the IPv4 address that the client's stands for.
+        && meant(&network.spec, client.ip()) == client.ip()
         && can_be_answered(client, directory);
     let source =
         if as_itself { ForwardSource::Client(client) } else { ForwardSource::Gateway(gateway) };

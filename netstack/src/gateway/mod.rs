@@ -10,6 +10,7 @@ pub mod dhcp6;
 pub mod flow;
 mod ipv6;
 pub mod names;
+pub mod nat64;
 mod neighbours;
 mod packet;
 
@@ -322,7 +323,7 @@ impl<H: Host> Gateway<H> {
             guest: ip.source_endpoint(header.source_port),
             remote: ip.destination_endpoint(header.destination_port),
         };
-        let outgoing = outgoing(ip, packet, UDP_LEN, segment_size);
+        let outgoing = outgoing(&cx.network.spec, ip, packet, UDP_LEN, segment_size);
         if self.published.handle_datagram(&mut cx.flow, &key, outgoing) {
             return;
         }
@@ -437,18 +438,19 @@ impl<H: Host> Gateway<H> {
         let allowed =
             destination::address(cx.network, cx.directory, ip.destination, |ip| host.route(ip));
         match allowed {
-            Ok(())
+            Ok(_)
                 if !self.has_share()
                     && !self.echo.contains(ip.source, header.identifier, ip.destination) =>
             {
                 cx.drop(DropReason::IcmpBudget);
             }
-            Ok(()) => {
+            Ok(to) => {
                 let request = Request {
                     guest: ip.source,
-                    to: ip.destination,
+                    remote: ip.destination,
+                    to,
                     identifier: header.identifier,
-                    outgoing: outgoing(ip, packet, 0, None),
+                    outgoing: outgoing(&cx.network.spec, ip, packet, 0, None),
                 };
                 self.echo.handle_request(&mut cx.flow, &request);
             }
@@ -567,20 +569,18 @@ fn tell<P: Port, H, N>(
 
 /// What of a guest's packet goes out, after its IP header and `header_len` more bytes.
 fn outgoing<'a>(
+    network: &NetworkSpec,
     ip: &Packet,
     packet: &'a [u8],
     header_len: usize,
     segment_size: Option<u16>,
 ) -> Outgoing<'a> {
-    let fragmentation =
-        if ip.dont_fragment { Fragmentation::Forbidden } else { Fragmentation::Allowed };
-    Outgoing {
-        packet,
-        payload: &packet[ip.header_len + header_len..],
-        segment_size,
-        fragmentation,
-        ttl: ip.hops.saturating_sub(1),
-    }
+    let payload = &packet[ip.header_len + header_len..];
+    let len = packet.len() - payload.len() + segment_size.map_or(payload.len(), usize::from);
+    let may_be_cut = !ip.dont_fragment
+        || len <= nat64::MAY_BE_CUT && nat64::meant(network, ip.destination) != ip.destination;
+    let fragmentation = if may_be_cut { Fragmentation::Allowed } else { Fragmentation::Forbidden };
+    Outgoing { packet, payload, segment_size, fragmentation, ttl: ip.hops.saturating_sub(1) }
 }
 
 /// Whether a packet is for the DHCP server; the guard has judged who sent it.

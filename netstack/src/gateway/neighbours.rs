@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::names::NameService;
+use super::nat64;
 use super::{Gateway, GatewayContext};
 use crate::command::NetworkSpec;
 use crate::counters::DropReason;
@@ -146,6 +147,7 @@ fn advertise_router<P: Port>(
         mtu: network.mtu,
         resolver,
         search: &search,
+        nat64: network.nat64.then(nat64::prefix),
     }
     .emit();
     send(to_guest, (GATEWAY_LINK_LOCAL, to), message);

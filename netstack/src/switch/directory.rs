@@ -224,6 +224,7 @@ mod tests {
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             internal: false,
+            nat64: false,
         }
     }
 

@@ -296,6 +296,7 @@ mod tests {
             gateway_mac: MacAddr::for_ipv4(GATEWAY),
             mtu: 1500,
             internal: false,
+            nat64: false,
         };
         let ports = [port(OURS), port(NEIGHBOUR)];
         let place = |slot, port| Location { worker: 0, slot, port };

@@ -17,6 +17,7 @@ pub fn network(id: u32, name: &str, second: u8) -> NetworkSpec {
         gateway_mac: MacAddr::for_ipv4(gateway),
         mtu: 1500,
         internal: false,
+        nat64: false,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Neighbour discovery (RFC 4861): the messages that a guest may send, parsed, and those that a gateway
-//! sends, written, with the options of RFC 4861 and 8106.
+//! sends, written, with the options of RFC 4861, 8106 and 8781.
 //!
 //! What is parsed is one ICMPv6 message that lies in one packet (RFC 6980 forbids fragments) and whose
 //! checksum was verified. Options are read once, in order; one of length zero or that runs over the end makes
@@ -37,6 +37,7 @@ const MTU: u8 = 5;
 const NONCE: u8 = 14;
 const RECURSIVE_DNS: u8 = 25;
 const SEARCH_LIST: u8 = 31;
+const PREF64: u8 = 38;
 /// Options in one message.
 const MAX_OPTIONS: usize = 16;
 
@@ -211,6 +212,8 @@ pub struct RouterAdvertisement<'a> {
     pub resolver: Ipv6Addr,
     /// The domain to search, such as `bridge.internal`.
     pub search: &'a str,
+    /// The /96 under which IPv4 is reached, where it is; good for as long as the router is one.
+    pub nat64: Option<Ipv6Prefix>,
 }
 
 impl RouterAdvertisement<'_> {
@@ -241,7 +244,18 @@ impl RouterAdvertisement<'_> {
         message.extend_from_slice(&valid.to_be_bytes());
         message.extend_from_slice(&self.resolver.octets());
         self.emit_search(valid, &mut message);
+        self.emit_nat64(router, &mut message);
         message
+    }
+
+    /// RFC 8781 4: thirteen bits of lifetime in units of eight seconds, rounded up, and three that say the prefix's length:
+    /// none for 96.
+    fn emit_nat64(&self, seconds: u16, message: &mut Vec<u8>) {
+        let Some(prefix) = self.nat64 else { return };
+        let scaled = seconds.div_ceil(8).min(0x1fff);
+        message.extend_from_slice(&[PREF64, 2]);
+        message.extend_from_slice(&(scaled << 3).to_be_bytes());
+        message.extend_from_slice(&prefix.address().octets()[..12]);
     }
 
     /// RFC 8106 5.2: the domain as in a message of DNS, filled to a multiple of eight.
@@ -339,6 +353,7 @@ mod tests {
             mtu: 1500,
             resolver: prefix.with_interface_id(1),
             search: "bridge.internal",
+            nat64: None,
         }
         .emit();
         assert_eq!(advertised_lifetime(&message), Some(1800));
@@ -352,6 +367,35 @@ mod tests {
         assert_eq!(options[3].1[6..], prefix.with_interface_id(1).octets());
         assert_eq!(options[4].1[6..24], *b"\x06bridge\x08internal\0\0");
         assert_eq!(Ndp::parse(&message), Some(Ndp::FromRouter));
+    }
+
+    /// The option as RFC 8781 4 draws it.
+    #[test]
+    fn the_prefix_of_nat64_is_told_with_the_routers_lifetime() {
+        let advertise = |router_lifetime| {
+            let prefix: Ipv6Prefix = "fd12:3456:789a:1::/64".parse().unwrap();
+            let message = RouterAdvertisement {
+                mac: MAC,
+                router_lifetime: Duration::from_secs(router_lifetime),
+                prefix,
+                lifetime: Duration::from_secs(86_400),
+                mtu: 1500,
+                resolver: prefix.with_interface_id(1),
+                search: "bridge.internal",
+                nat64: Some("64:ff9b::/96".parse().unwrap()),
+            }
+            .emit();
+            assert_eq!(message.len() % 8, 0);
+            message[message.len() - 16..].to_vec()
+        };
+        let mut wanted = vec![38, 2, 0x07, 0x08, 0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(advertise(1800), wanted, "225 units of eight seconds, and code 0");
+        wanted[2..4].fill(0);
+        assert_eq!(advertise(0), wanted, "no longer good");
+        wanted[2..4].copy_from_slice(&[0xff, 0xf8]);
+        assert_eq!(advertise(65_535), wanted, "no more than thirteen bits hold");
+        wanted[2..4].copy_from_slice(&[0, 0x10]);
+        assert_eq!(advertise(9), wanted, "never shorter than it is");
     }
 
     #[test]

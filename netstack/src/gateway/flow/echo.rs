@@ -2,6 +2,8 @@
 //!
 //! The host allows those to the groups in `net.ipv4.ping_group_range`; where it does not, the guest is
 //! told "administratively prohibited".
+//!
+//! With NAT64 a request of ICMPv6 leaves as one of ICMP, and the reply comes back the other way.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +19,7 @@ use crate::host::{Arrival, Bounce, Datagram, Host, TokenKind};
 use crate::port::Port;
 use crate::time::Instant;
 use crate::wire::be16;
-use crate::wire::icmp::{ECHO_REPLY, ICMP_LEN, IcmpError, PROTOCOL_ICMP, echo_reply};
+use crate::wire::icmp::{ECHO_REPLY, ECHO_REQUEST, ICMP_LEN, IcmpError, PROTOCOL_ICMP, echo_reply};
 use crate::wire::icmp6::{self, PROTOCOL_ICMPV6};
 use crate::wire::ip::IpHeader;
 
@@ -38,6 +40,8 @@ struct Flow<D> {
     options: Options,
     /// Both headers of the last request.
     quote: Quote,
+    /// Whom the socket speaks with.
+    to: IpAddr,
 }
 
 /// A guest's echo request.
@@ -45,7 +49,9 @@ struct Flow<D> {
 pub struct Request<'a> {
     /// Who sent it.
     pub guest: IpAddr,
-    /// Where to.
+    /// Where to, as the guest says it.
+    pub remote: IpAddr,
+    /// Where that is for the host.
     pub to: IpAddr,
     /// Its identifier.
     pub identifier: u16,
@@ -91,11 +97,11 @@ impl<D: Datagram> EchoFlows<D> {
         cx: &mut FlowContext<'_, P, H>,
         request: &Request<'_>,
     ) {
-        let key = key(request.guest, request.identifier, request.to);
+        let key = key(request.guest, request.identifier, request.remote);
         let Outgoing { packet, payload: message, fragmentation, ttl, .. } = request.outgoing;
         let index = match self.table.find(&key) {
             Some(index) => index,
-            None => match self.open(cx, key) {
+            None => match self.open(cx, key, request.to) {
                 Ok(index) => index,
                 Err(error) => {
                     let message = match error.kind() {
@@ -114,7 +120,9 @@ impl<D: Datagram> EchoFlows<D> {
         let flow = &mut entry.flow;
         flow.quote = Quote::at(packet, packet.len() - message.len());
         flow.options.change(Options::of(fragmentation, ttl), &mut flow.socket);
-        let sending = Sending { bytes: message, segment_size: None, route: None };
+        let translated = translated(key, flow.to, message);
+        let bytes = translated.as_deref().unwrap_or(message);
+        let sending = Sending { bytes, segment_size: None, route: None };
         let quote_of = quoting(flow.quote);
         if let Err(unsent) = try_send(cx, &mut flow.socket, &sending, quote_of) {
             tell(cx, &unsent.error, packet);
@@ -125,13 +133,14 @@ impl<D: Datagram> EchoFlows<D> {
         &mut self,
         cx: &mut FlowContext<'_, P, H>,
         key: FlowKey,
+        to: IpAddr,
     ) -> io::Result<usize> {
         if self.table.make_room().is_some() {
             cx.to_guest.counters.drop(DropReason::IcmpBudget);
         }
         self.table.insert(cx.now, cx.slot, key, |token| {
-            let socket = cx.host.open_echo(key.remote.ip(), token)?;
-            Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY })
+            let socket = cx.host.open_echo(to, token)?;
+            Ok(Flow { socket, options: Options::default(), quote: Quote::EMPTY, to })
         })
     }
 
@@ -145,7 +154,9 @@ impl<D: Datagram> EchoFlows<D> {
         for _ in 0..MAX_BURST {
             let Some(entry) = self.table.get_mut(index) else { return false };
             match entry.flow.socket.receive(buffer) {
-                Ok(Arrival { len, .. }) if len >= ICMP_LEN && is_reply(entry.key, buffer[0]) => {
+                Ok(Arrival { len, .. })
+                    if len >= ICMP_LEN && is_reply(entry.flow.to, buffer[0]) =>
+                {
                     entry.heard = cx.now;
                     entry.traffic.to_guest += len as u64;
                     let FlowKey { guest, remote } = entry.key;
@@ -192,8 +203,18 @@ fn key(guest: IpAddr, identifier: u16, to: IpAddr) -> FlowKey {
     FlowKey { guest: SocketAddr::new(guest, identifier), remote: SocketAddr::new(to, 0) }
 }
 
-fn is_reply(key: FlowKey, kind: u8) -> bool {
-    kind == if key.guest.is_ipv4() { ECHO_REPLY } else { icmp6::ECHO_REPLY }
+fn is_reply(from: IpAddr, kind: u8) -> bool {
+    kind == if from.is_ipv4() { ECHO_REPLY } else { icmp6::ECHO_REPLY }
+}
+
+/// A guest's request in the words of whom it goes to, where those are of the other family (RFC 7915 5.2). The host makes
+/// the checksum.
+fn translated(key: FlowKey, to: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+    (key.guest.is_ipv6() && to.is_ipv4()).then(|| {
+        let mut message = message.to_vec();
+        message[0] = ECHO_REQUEST;
+        message
+    })
 }
 
 /// What an echo carries.

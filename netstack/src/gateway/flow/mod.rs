@@ -26,6 +26,7 @@ pub mod view;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::nat64;
 use crate::budget::TokenBucket;
 use crate::port::Port;
 use crate::port::to_guest::ToGuest;
@@ -143,7 +144,7 @@ impl<P: Port, H> FlowContext<'_, P, H> {
         if packet.first().is_some_and(|byte| byte >> 4 == 6) {
             let from = from.and_then(|from| match from {
                 IpAddr::V6(from) => Some(from),
-                IpAddr::V4(_) => None,
+                IpAddr::V4(from) => router6(from, packet),
             });
             self.tell6(from, packet, |ends| icmp6::emit_error(error, ends, packet));
         } else {
@@ -162,9 +163,6 @@ impl<P: Port, H> FlowContext<'_, P, H> {
         let error = match error {
             IcmpError::FragmentationNeeded(mtu) => IcmpError::FragmentationNeeded(mtu.max(576)),
             other => other,
-        };
-        let speaks = |ip: &Ipv4Addr| {
-            !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
         };
         if speaks(&guest) && self.icmp_errors.take(self.now) {
             let from = from.filter(speaks).unwrap_or(self.gateway);
@@ -237,4 +235,16 @@ impl<P: Port, H> FlowContext<'_, P, H> {
             }
         }
     }
+}
+
+/// Whether an address is one that an error can come from and go to.
+fn speaks(ip: &Ipv4Addr) -> bool {
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+}
+
+/// As whom a guest sees a router of IPv4 that tells something about its packet of IPv6 (RFC 7915 4.2). Only with NAT64
+/// does such a packet come by one, on its way to an address under the prefix.
+fn router6(from: Ipv4Addr, packet: &[u8]) -> Option<Ipv6Addr> {
+    let to = Ipv6Addr::from_octets(*packet.get(24..)?.first_chunk()?);
+    nat64::embedded(to).filter(|_| speaks(&from)).map(|_| nat64::embed(from))
 }
