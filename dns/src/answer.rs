@@ -8,12 +8,16 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::catalog::Catalog;
+use crate::dns64::{IPV4_ONLY, embed, embedded};
 use crate::question::{CLASS_IN, Code, HEADER_LEN, Question, kind};
+use crate::reverse;
 
 /// Seconds that an answer of ours may be kept: workloads come and go.
 const TTL: u32 = 5;
 /// Addresses in one answer.
 const MAX_ADDRESSES: usize = 8;
+/// RFC 7050.
+const IPV4_ONLY_ZONE: &str = "ipv4only.arpa.";
 
 /// Why a name is not answered, told to whoever reads Extended DNS Errors (RFC 8914).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +110,10 @@ fn find(labels: &[String], kind: u16, catalog: &impl Catalog) -> Found {
         [.., net, "internal"] if catalog.is_network(net) => {
             ours(&format!("{net}.internal."), What::Unknown)
         }
+        ["ipv4only", "arpa"] if catalog.has_nat64() => ours(IPV4_ONLY_ZONE, ipv4_only()),
+        [.., "ipv4only", "arpa"] if catalog.has_nat64() => ours(IPV4_ONLY_ZONE, What::Unknown),
         [d, c, b, a, "in-addr", "arpa"] => reverse([a, b, c, d], &zone, catalog),
-        [nibbles @ .., "ip6", "arpa"] if nibbles.len() == 32 => reverse6(nibbles, &zone, catalog),
+        [nibbles @ .., "ip6", "arpa"] => reverse6(nibbles, &zone, catalog),
         [label] => match workload(label, catalog) {
             // A top-level domain's own records are the Internet's business; its addresses are not.
             What::Unknown if !matches!(kind, kind::A | kind::AAAA | kind::ANY) => Found::Foreign,
@@ -133,23 +139,28 @@ fn reverse(octets: [&str; 4], zone: &str, catalog: &impl Catalog) -> Found {
     reversed(address.into(), &format!("{}.in-addr.arpa.", octets[0]), zone, catalog)
 }
 
-/// RFC 3596 2.5: a label for each four bits, the lowest first. The zone is the network's /64.
+/// The zone is the network's /64. What stands for an IPv4 address has the same names.
 fn reverse6(nibbles: &[&str], zone: &str, catalog: &impl Catalog) -> Found {
-    let mut bits = 0_u128;
-    for nibble in nibbles.iter().rev() {
-        match (nibble.len(), u8::from_str_radix(nibble, 16)) {
-            (1, Ok(nibble)) => bits = bits << 4 | u128::from(nibble),
-            _ => return Found::Foreign,
-        }
-    }
+    let Some(address) = reverse::address6(nibbles) else { return Found::Foreign };
     let own = format!("{}.ip6.arpa.", nibbles[16..].join("."));
-    reversed(Ipv6Addr::from_bits(bits).into(), &own, zone, catalog)
+    match embedded(address).filter(|_| catalog.has_nat64()) {
+        Some(address) => reversed(address.into(), &own, zone, catalog),
+        None => reversed(address.into(), &own, zone, catalog),
+    }
+}
+
+/// By which a guest finds out the prefix, answered by whoever synthesizes and never by others (RFC 8880 7.1).
+fn ipv4_only() -> What {
+    What::Addresses(IPV4_ONLY.to_vec(), IPV4_ONLY.map(embed).to_vec())
 }
 
 fn reversed(address: IpAddr, own: &str, zone: &str, catalog: &impl Catalog) -> Found {
     let ours = |what| Found::Ours { zone: own.to_owned(), what };
     if address.is_loopback() {
         return ours(What::Name("localhost.".to_owned()));
+    }
+    if catalog.has_nat64() && IPV4_ONLY.map(IpAddr::V4).contains(&address) {
+        return ours(What::Name(IPV4_ONLY_ZONE.to_owned()));
     }
     let gateways = [Some(catalog.gateway().into()), catalog.gateway6().map(IpAddr::V6)];
     if gateways.contains(&Some(address)) {
@@ -237,17 +248,20 @@ fn skeleton(question: &Question, code: Code) -> Message {
         Code::Refused => ResponseCode::Refused,
         Code::BadVers => ResponseCode::BADVERS,
     };
-    if let Some(name) = decode(&question.name) {
-        let mut query = Query::query(name, RecordType::from(question.kind));
-        query.set_query_class(DNSClass::from(question.class));
-        message.queries.push(query);
-    }
+    message.queries.extend(query_of(question));
     if question.edns.is_some() {
         let mut edns = Edns::new();
         edns.set_max_payload(1232);
         message.edns = Some(edns);
     }
     message
+}
+
+/// The question as an answer repeats it.
+pub(crate) fn query_of(question: &Question) -> Option<Query> {
+    let mut query = Query::query(decode(&question.name)?, RecordType::from(question.kind));
+    query.set_query_class(DNSClass::from(question.class));
+    Some(query)
 }
 
 fn decode(name: &[u8]) -> Option<Name> {

@@ -24,4 +24,6 @@ pub trait Catalog {
     fn is_network(&self, label: &str) -> bool;
     /// Whether foreign names are refused.
     fn is_internal(&self) -> bool;
+    /// Whether a guest reaches IPv4 under 64:ff9b::/96.
+    fn has_nat64(&self) -> bool;
 }

@@ -39,6 +39,8 @@ pub(crate) const CLASS_IN: u16 = 1;
 pub(crate) struct Question {
     pub(crate) id: u16,
     pub(crate) recursion_desired: bool,
+    /// The asker wants also what fails to validate (CD, RFC 4035 3.2.2).
+    pub(crate) checking_disabled: bool,
     /// Encoded, root label included, in the asker's own case.
     pub(crate) name: Vec<u8>,
     pub(crate) kind: u16,
@@ -51,6 +53,8 @@ pub(crate) struct Question {
 pub(crate) struct Edns {
     pub(crate) payload: u16,
     pub(crate) version: u8,
+    /// The asker understands DNSSEC (DO, RFC 3225).
+    pub(crate) dnssec_ok: bool,
 }
 
 /// What to do with a message that is no question.
@@ -94,6 +98,7 @@ impl Question {
         Ok(Self {
             id,
             recursion_desired: header[2] & 1 != 0,
+            checking_disabled: header[3] & 0x10 != 0,
             name: name.to_vec(),
             kind: u16::from_be_bytes([fixed[0], fixed[1]]),
             class: u16::from_be_bytes([fixed[2], fixed[3]]),
@@ -152,7 +157,8 @@ fn additional(message: &[u8], at: usize) -> Option<(Option<Edns>, usize)> {
         return Some((None, next));
     }
     let payload = u16::from_be_bytes([fixed[2], fixed[3]]);
-    (name == [0]).then_some((Some(Edns { payload, version: fixed[5] }), next))
+    let dnssec_ok = fixed[6] & 0x80 != 0;
+    (name == [0]).then_some((Some(Edns { payload, version: fixed[5], dnssec_ok }), next))
 }
 
 #[cfg(test)]
@@ -188,7 +194,7 @@ pub(crate) mod tests {
         let question = Question::parse(&query_with_edns("WEB.bridge", 1, 4096, 0)).unwrap();
         assert_eq!(question.labels().unwrap(), ["web", "bridge"]);
         assert_eq!(question.name, b"\x03WEB\x06bridge\0");
-        assert_eq!(question.edns, Some(Edns { payload: 4096, version: 0 }));
+        assert_eq!(question.edns, Some(Edns { payload: 4096, version: 0, dnssec_ok: false }));
         assert_eq!(question.largest_datagram(), 1232);
     }
 

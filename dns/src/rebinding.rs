@@ -8,6 +8,8 @@ use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::rdata::svcb::SvcParamValue;
 use hickory_proto::rr::{Name, RData, Record};
 
+use crate::dns64;
+
 const METADATA: [Ipv4Addr; 2] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 
@@ -17,26 +19,24 @@ const METADATA6: [[u16; 2]; 2] = [[0xfd00, 0x0ec2], [0xfd20, 0x00ce]];
 /// The IPv4 address that a translator (RFC 6052) or a relay (RFC 3056) would make of one.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     match ip.octets() {
-        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] | [0x20, 2, a, b, c, d, ..] => {
-            Some(Ipv4Addr::new(a, b, c, d))
-        }
-        _ => None,
+        [0x20, 2, a, b, c, d, ..] => Some(Ipv4Addr::new(a, b, c, d)),
+        _ => dns64::embedded(ip),
     }
 }
 
 /// What is left of a reply from outside.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cleaned {
     /// All of it: the bytes may be passed on as they are.
     Untouched,
-    /// This.
-    Changed(Box<Message>),
+    /// Less.
+    Changed,
 }
 
 /// Removes answers that are not of the question's chain of names, and addresses that point inside.
 ///
 /// `is_own` says of an address whether it is the host's or a network's of ours.
-pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(IpAddr) -> bool) -> Cleaned {
+pub(crate) fn clean(message: &mut Message, is_own: &mut impl FnMut(IpAddr) -> bool) -> Cleaned {
     let before = message.answers.len();
     let mut chain: Vec<Name> = message.queries.iter().map(|query| query.name.clone()).collect();
     // CNAME and DNAME links stand in order in every answer that is worth following.
@@ -50,7 +50,7 @@ pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(IpAddr) -> boo
     if message.answers.len() != before {
         message.authorities.clear();
         message.additionals.clear();
-        return Cleaned::Changed(Box::new(message));
+        return Cleaned::Changed;
     }
     // Some clients use what stands beside the answer.
     let beside = message.additionals.len() + message.authorities.len();
@@ -59,7 +59,7 @@ pub(crate) fn clean(mut message: Message, is_own: &mut impl FnMut(IpAddr) -> boo
     if message.additionals.len() + message.authorities.len() == beside {
         Cleaned::Untouched
     } else {
-        Cleaned::Changed(Box::new(message))
+        Cleaned::Changed
     }
 }
 
@@ -132,10 +132,10 @@ mod tests {
             IpAddr::V4(ip) => ip.octets()[..2] == [10, 88],
             IpAddr::V6(ip) => ip.segments()[..4] == [0xfd00, 0, 0, 0x58],
         };
-        match clean(reply(answers), &mut is_own) {
-            Cleaned::Untouched => answers.len(),
-            Cleaned::Changed(message) => message.answers.len(),
-        }
+        let mut message = reply(answers);
+        let cleaned = clean(&mut message, &mut is_own);
+        assert_eq!(cleaned == Cleaned::Untouched, message.answers.len() == answers.len());
+        message.answers.len()
     }
 
     #[test]
@@ -189,9 +189,11 @@ mod tests {
         for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 0, 2, 2)] {
             message.add_additional(Record::from_rdata(name("b.example."), 60, RData::A(A(ip))));
         }
-        let Cleaned::Changed(message) = clean(message, &mut |_| false) else {
-            panic!("the loopback is taken out");
-        };
+        assert_eq!(
+            clean(&mut message, &mut |_| false),
+            Cleaned::Changed,
+            "the loopback is taken out"
+        );
         assert_eq!((message.answers.len(), message.additionals.len()), (1, 1));
     }
 

@@ -4,13 +4,18 @@
 //! then the first again, while those asked before may still answer. A resolver that fails is followed by
 //! the next at once. After [`LIFETIME`], or when every resolver has failed, the answer is SERVFAIL with
 //! an extended error. Equal questions share one exchange, so that a birthday attack finds one target.
+//!
+//! A question may take two lookups (DNS64); both together have the time of one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::answer::{Local, Why, answer, encode, header_only, refuse};
+use hickory_proto::op::Message;
+
+use crate::answer::{Local, Why, answer, encode, header_only, query_of, refuse};
 use crate::catalog::Catalog;
+use crate::dns64::{Lookup, Outcome};
 use crate::forward::{Judged, Sent, readdress};
 use crate::question::{Code, Question, Rejection};
 use crate::rebinding::{Cleaned, clean};
@@ -78,17 +83,29 @@ pub struct Resolver<T> {
     resolvers: Vec<SocketAddr>,
     secrets: Secrets,
     pending: BTreeMap<u64, Pending<T>>,
-    by_question: HashMap<(Via, Vec<u8>), u64>,
+    by_question: HashMap<Key, u64>,
     exchanges: HashMap<u32, Exchange>,
     actions: VecDeque<Action<T>>,
     next_pending: u64,
     next_exchange: u32,
 }
 
+/// What questions have in common when one exchange can serve them all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    via: Via,
+    /// What is asked first: another network may want another answer.
+    lookup: Lookup,
+    /// All but the id, in one case.
+    message: Vec<u8>,
+}
+
 struct Pending<T> {
-    key: (Via, Vec<u8>),
+    key: Key,
     askers: Vec<Asker<T>>,
-    /// The first asker's message, which all of them sent but for id and case.
+    /// What is being asked.
+    lookup: Lookup,
+    /// The first asker's message, which all of them sent but for id and case; as `lookup` asks it.
     message: Vec<u8>,
     started: Duration,
     /// When the next resolver is asked.
@@ -160,11 +177,18 @@ impl<T: Copy> Resolver<T> {
         if self.resolvers.is_empty() {
             return self.fail(asker, Why::NotReady);
         }
-        self.forward(now, asker, via, message);
+        let lookup = if catalog.has_nat64() { Lookup::of(&asker.question) } else { Lookup::Plain };
+        self.forward(now, asker, (via, lookup), message);
     }
 
-    fn forward(&mut self, now: Duration, asker: Asker<T>, via: Via, message: &[u8]) {
-        let key = (via, sharing_key(message));
+    fn forward(
+        &mut self,
+        now: Duration,
+        asker: Asker<T>,
+        (via, lookup): (Via, Lookup),
+        message: &[u8],
+    ) {
+        let key = Key { via, lookup, message: message[2..].to_ascii_lowercase() };
         if let Some(pending) =
             self.by_question.get(&key).and_then(|number| self.pending.get_mut(number))
         {
@@ -178,8 +202,9 @@ impl<T: Copy> Resolver<T> {
         self.by_question.insert(key.clone(), number);
         let pending = Pending {
             key,
+            message: lookup.message(message, &asker.question),
             askers: vec![asker],
-            message: message.to_vec(),
+            lookup,
             started: now,
             next_ask: now,
             asks: 0,
@@ -201,7 +226,10 @@ impl<T: Copy> Resolver<T> {
             .collect();
         if left.is_empty() {
             if pending.exchanges.is_empty() {
-                self.end_in_failure(number);
+                match pending.lookup.after_failure() {
+                    Some(lookup) => self.look_up(now, number, lookup),
+                    None => self.end_in_failure(number),
+                }
             } else {
                 pending.next_ask = pending.started + LIFETIME;
             }
@@ -212,7 +240,7 @@ impl<T: Copy> Resolver<T> {
         // All resolvers once at the pace of PATIENCE, then ever slower.
         let round = u32::try_from(pending.asks / left.len()).unwrap_or(u32::MAX);
         pending.next_ask = now + PATIENCE * round.saturating_add(1).min(8);
-        let via = pending.key.0;
+        let via = pending.key.via;
         self.open(number, resolver, via);
     }
 
@@ -263,15 +291,49 @@ impl<T: Copy> Resolver<T> {
                 self.close(exchange);
                 self.give_up_on(now, number, resolver);
             }
-            Judged::Answer(message) => {
-                let bytes = match (clean(*message, is_own), reply) {
-                    (Cleaned::Untouched, Reply::Message(bytes)) => bytes.to_vec(),
-                    (Cleaned::Changed(message), _) => message.to_vec().unwrap_or_default(),
-                    (Cleaned::Untouched, Reply::Failed) => Vec::new(),
+            Judged::Answer(mut message) => {
+                let as_it_came = match (clean(&mut message, is_own), reply) {
+                    (Cleaned::Untouched, Reply::Message(bytes)) => Some(bytes),
+                    _ => None,
                 };
-                self.end(number, &bytes);
+                self.conclude(now, number, &message, as_it_came);
             }
         }
+    }
+
+    /// Ends a question with a reply, or goes on to the next lookup. `as_it_came` is the reply's own bytes, where nothing
+    /// was taken out of it.
+    fn conclude(&mut self, now: Duration, number: u64, reply: &Message, as_it_came: Option<&[u8]>) {
+        let Some(pending) = self.pending.get(&number) else { return };
+        let Some(Asker { question, .. }) = pending.askers.first() else { return };
+        let outcome = match query_of(question) {
+            Some(query) => pending.lookup.judge(reply, question, query),
+            None => Outcome::AsItIs,
+        };
+        let encoded = match (outcome, as_it_came) {
+            (Outcome::Next(lookup), _) => return self.look_up(now, number, lookup),
+            (Outcome::AsItIs, Some(bytes)) => return self.end(number, bytes),
+            (Outcome::AsItIs, None) => reply.to_vec(),
+            (Outcome::Answer(answer), _) => answer.to_vec(),
+        };
+        match encoded {
+            Ok(bytes) => self.end(number, &bytes),
+            Err(_) => self.end_in_failure(number),
+        }
+    }
+
+    /// Asks anew for something else in the place of the same question, in what is left of its time.
+    fn look_up(&mut self, now: Duration, number: u64, lookup: Lookup) {
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        let Some(Asker { question, .. }) = pending.askers.first() else { return };
+        pending.message = lookup.message(&pending.message, question);
+        pending.lookup = lookup;
+        pending.asks = 0;
+        pending.failed.clear();
+        for exchange in std::mem::take(&mut pending.exchanges) {
+            self.close(exchange);
+        }
+        self.ask_next(now, number);
     }
 
     fn give_up_on(&mut self, now: Duration, number: u64, resolver: SocketAddr) {
@@ -355,11 +417,6 @@ impl<T> Pending<T> {
     fn poll_timeout(&self) -> Duration {
         self.next_ask.min(self.started + LIFETIME)
     }
-}
-
-/// What two messages have in common when one exchange can serve both: all but the id, in one case.
-fn sharing_key(message: &[u8]) -> Vec<u8> {
-    message[2..].to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -81,6 +81,10 @@ impl Catalog for View<'_> {
     fn is_internal(&self) -> bool {
         self.network.spec.internal
     }
+
+    fn has_nat64(&self) -> bool {
+        self.network.spec.nat64
+    }
 }
 
 impl NameService for Names {

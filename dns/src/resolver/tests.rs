@@ -1,5 +1,6 @@
 //! Questions that are answered at once.
 
+mod dns64;
 mod forwarding;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,6 +14,7 @@ use crate::question::{HEADER_LEN, kind};
 /// The network `bridge`, 10.88.0.0/16, with one workload `web` at .2 whose alias is `www`.
 struct Bridge {
     internal: bool,
+    nat64: bool,
 }
 
 impl Catalog for Bridge {
@@ -64,9 +66,13 @@ impl Catalog for Bridge {
     fn is_internal(&self) -> bool {
         self.internal
     }
+
+    fn has_nat64(&self) -> bool {
+        self.nat64
+    }
 }
 
-const OPEN: Bridge = Bridge { internal: false };
+const OPEN: Bridge = Bridge { internal: false, nat64: false };
 
 fn resolver() -> Resolver<u32> {
     let mut resolver = Resolver::new(1);
@@ -188,7 +194,7 @@ fn what_is_not_a_plain_query_is_refused() {
 #[test]
 fn an_internal_network_asks_nobody() {
     let mut resolver = resolver();
-    let internal = Bridge { internal: true };
+    let internal = Bridge { internal: true, ..OPEN };
     let message = query_with_edns("example.com", kind::A, 1232, 0);
     resolver.handle_query(Duration::ZERO, 1, &internal, Via::Udp, &message);
     let Some(Action::Answer { message, .. }) = resolver.poll_action() else {
