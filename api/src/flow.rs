@@ -27,6 +27,9 @@ pub struct Flow {
     pub guest: SocketAddr,
     /// The other end as the workload sees it.
     pub remote: SocketAddr,
+    /// Where that is in IPv4, for what goes by NAT64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat64: Option<SocketAddr>,
     /// Where it stands.
     pub state: FlowState,
     /// Since something of it last came: of TCP from the workload, of others from either side.

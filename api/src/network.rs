@@ -27,6 +27,9 @@ pub struct Network {
     pub ipam: Ipam,
     /// No way out: only members reach each other.
     pub internal: bool,
+    /// Whether its members reach IPv4 under 64:ff9b::/96. Docker has no such key; ours begins so that it never will.
+    #[serde(rename = "LichenNAT64", default)]
+    pub nat64: bool,
     /// Whether workloads may be attached by hand; always true.
     pub attachable: bool,
     /// Docker's swarm ingress; always false.
@@ -168,6 +171,9 @@ pub struct CreateNetwork {
     /// No way out.
     #[serde(default)]
     pub internal: bool,
+    /// Members reach IPv4 under 64:ff9b::/96 (NAT64, DNS64). Needs IPv6 and a way out.
+    #[serde(default)]
+    pub nat64: bool,
     /// The user's own labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

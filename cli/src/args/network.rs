@@ -84,6 +84,7 @@ pub(crate) struct Filter {
   lichen network create --subnet 10.89.0.0/16 --subnet fd12:3456:789a:1::/64 mynet
   lichen network create --label managed-by=helyos mynet
   lichen network create --ipv6=false old
+  lichen network create --nat64 six
   lichen network create --internal backend")]
 pub(crate) struct CreateNetwork {
     /// Its addresses, for example 10.89.0.0/16; once more for those of IPv6, a /64 [default: picked]
@@ -99,6 +100,10 @@ pub(crate) struct CreateNetwork {
     /// No way out: members reach only each other
     #[arg(long)]
     pub(crate) internal: bool,
+    /// Let members that speak only IPv6 reach IPv4: 64:ff9b::192.0.2.1 is 192.0.2.1, and a name that has only IPv4 is
+    /// answered so (NAT64, DNS64)
+    #[arg(long, conflicts_with = "internal")]
+    pub(crate) nat64: bool,
     /// A label of your own
     #[arg(long, value_name = "KEY[=VALUE]", value_parser = label)]
     pub(crate) label: Vec<(String, String)>,

@@ -28,6 +28,7 @@ pub(crate) async fn network(command: &NetworkCommand, format: Output) -> Outcome
                 gateway: gateways.v4,
                 gateway6: gateways.v6,
                 internal: create.internal,
+                nat64: create.nat64,
                 labels: create.labels(),
             };
             let (creation, network) = daemon::connect().await?.create_network(&request).await?;

@@ -1,10 +1,13 @@
 //! The flows that live now.
 
+use std::net::{IpAddr, SocketAddr};
+
 use lichen_api::{Flow, FlowProtocol, FlowState, Flows};
 use lichen_netstack::command::{self, FlowRow};
+use lichen_netstack::gateway::nat64;
 
 use super::{App, Refusal};
-use crate::state::{self, Snapshot, snapshot};
+use crate::state::{self, NetworkRow, Snapshot, snapshot};
 
 impl App {
     /// The flows of a workload, or of all; none while the datapath does not answer.
@@ -40,6 +43,7 @@ fn shown(row: FlowRow, snapshot: &Snapshot) -> Option<Flow> {
         },
         guest: row.guest,
         remote: row.remote,
+        nat64: over_ipv4(row.remote, network),
         state: match row.state {
             command::FlowState::Connecting => FlowState::Connecting,
             command::FlowState::Opening => FlowState::Opening,
@@ -51,4 +55,14 @@ fn shown(row: FlowRow, snapshot: &Snapshot) -> Option<Flow> {
         bytes_from_guest: row.from_guest,
         bytes_to_guest: row.to_guest,
     })
+}
+
+/// Where an end is in IPv4 that a guest reaches by NAT64.
+fn over_ipv4(remote: SocketAddr, network: &NetworkRow) -> Option<SocketAddr> {
+    match remote.ip() {
+        IpAddr::V6(ip) if network.nat64 => {
+            Some(SocketAddr::from((nat64::embedded(ip)?, remote.port())))
+        }
+        _ => None,
+    }
 }

@@ -189,6 +189,7 @@ mod tests {
             prefix6: None,
             mtu: 1500,
             internal: false,
+            nat64: false,
             labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             created: String::new(),
             created_at,

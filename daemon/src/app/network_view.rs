@@ -37,6 +37,7 @@ pub(super) fn network(
         enable_ipv6: row.prefix6.is_some(),
         ipam: Ipam { driver: "default".to_owned(), config: ipam_config(row, addresses) },
         internal: row.internal,
+        nat64: row.nat64,
         attachable: true,
         ingress: false,
         config_from: ConfigFrom::default(),
@@ -101,6 +102,7 @@ mod tests {
             prefix6: Some("fd12:3456:789a:1::/64".parse().unwrap()),
             mtu: 1500,
             internal: true,
+            nat64: true,
             labels: BTreeMap::from([
                 ("tier".into(), "back".into()),
                 ("bare".into(), String::new()),
@@ -156,6 +158,7 @@ mod tests {
                 ],
             },
             "Internal": true,
+            "LichenNAT64": true,
             "Attachable": true,
             "Ingress": false,
             "ConfigFrom": { "Network": "" },

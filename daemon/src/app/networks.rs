@@ -95,6 +95,14 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
         return Err(Refusal::bad_request("a gateway needs its subnet; add --subnet"));
     }
     let ipv6 = ipv6_wish(&request)?;
+    if request.nat64 && ipv6 == Ipv6Wish::Off {
+        return Err(Refusal::bad_request("NAT64 is reached over IPv6; leave out --ipv6=false"));
+    }
+    if request.nat64 && request.internal {
+        return Err(Refusal::bad_request(
+            "an internal network has no way out, and so none by NAT64; leave out --internal",
+        ));
+    }
     let bytes: usize = request.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
     if request.labels.len() > MAX_LABELS || bytes > MAX_LABEL_BYTES {
         return Err(Refusal::bad_request(format!(
@@ -112,6 +120,7 @@ fn wanted(request: CreateNetwork) -> Result<NewNetwork, Refusal> {
         gateway: request.gateway.map(|text| address(&text, "IPv4")).transpose()?,
         ipv6,
         internal: request.internal,
+        nat64: request.nat64,
         labels: request.labels,
     })
 }

@@ -61,7 +61,7 @@ fn network(row: &NetworkRow) -> NetworkSpec {
         gateway_mac: MacAddr::for_ipv4(row.gateway),
         mtu: row.mtu,
         internal: row.internal,
-        nat64: false,
+        nat64: row.nat64,
     }
 }
 

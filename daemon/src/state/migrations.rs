@@ -114,6 +114,8 @@ const STEPS: &[&str] = &[
      UPDATE networks SET prefix6 = (SELECT prefix48 FROM site) || printf(':%x::/64', id);",
     // Taps of several queues.
     "ALTER TABLE workloads ADD COLUMN queues INTEGER NOT NULL DEFAULT 1 CHECK (queues > 0);",
+    // NAT64, which networks have when they are made with it.
+    "ALTER TABLE networks ADD COLUMN nat64 INTEGER NOT NULL DEFAULT 0 CHECK (nat64 IN (0, 1));",
 ];
 
 /// The `user_version` of a file that has taken every step.
@@ -192,6 +194,22 @@ mod tests {
         let queues = connection.query_row("SELECT queues FROM workloads", [], |row| row.get(0));
         assert_eq!(queues, Ok(1));
         assert!(connection.execute_batch("UPDATE workloads SET queues = 0").is_err());
+    }
+
+    #[test]
+    fn networks_that_were_there_have_no_nat64() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        STEPS[..6].iter().for_each(|step| connection.execute_batch(step).unwrap());
+        connection.pragma_update(None, "user_version", 6).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO networks VALUES (1, 'u', 'n', 's', 'g', 1500, 0, '{}', 0, NULL);",
+            )
+            .unwrap();
+        migrate(&mut connection).unwrap();
+        let nat64 = connection.query_row("SELECT nat64 FROM networks", [], |row| row.get(0));
+        assert_eq!(nat64, Ok(false));
+        assert!(connection.execute_batch("UPDATE networks SET nat64 = 2").is_err());
     }
 
     #[test]

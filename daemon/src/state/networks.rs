@@ -62,6 +62,8 @@ pub struct NewNetwork {
     pub ipv6: Ipv6Wish,
     /// No way out.
     pub internal: bool,
+    /// IPv4 is reached under 64:ff9b::/96.
+    pub nat64: bool,
     /// The user's own labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -95,6 +97,7 @@ impl NewNetwork {
             && self.gateway.is_none_or(|gateway| gateway == row.gateway)
             && self.ipv6.describes(row.prefix6)
             && self.internal == row.internal
+            && self.nat64 == row.nat64
             && self.labels == row.labels
     }
 }
@@ -161,6 +164,7 @@ pub fn ensure_default_network(
         gateway: None,
         ipv6: Ipv6Wish::Own,
         internal: false,
+        nat64: false,
         labels: BTreeMap::new(),
     };
     let prefix6 = Some(ipam::pick_prefix6(site(tx)?, &[])?);
@@ -187,8 +191,9 @@ fn insert_row(
     now: i64,
 ) -> Result<NetworkRow, NetworkError> {
     tx.execute(
-        "INSERT INTO networks (uid, name, subnet, gateway, mtu, internal, labels, created, prefix6)
-         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, 1500, ?4, ?5, ?6, ?7)",
+        "INSERT INTO networks
+             (uid, name, subnet, gateway, mtu, internal, labels, created, prefix6, nat64)
+         VALUES (lower(hex(randomblob(32))), ?1, ?2, ?3, 1500, ?4, ?5, ?6, ?7, ?8)",
         params![
             new.name.as_str(),
             addresses.subnet.to_string(),
@@ -196,7 +201,8 @@ fn insert_row(
             new.internal,
             serde_json::to_string(&new.labels).expect("a map of strings is JSON"),
             now,
-            addresses.prefix6.map(|prefix| prefix.to_string())
+            addresses.prefix6.map(|prefix| prefix.to_string()),
+            new.nat64
         ],
     )?;
     network_named(tx, new.name.as_str())
@@ -305,6 +311,7 @@ mod tests {
             gateway: None,
             ipv6: Ipv6Wish::Own,
             internal: false,
+            nat64: false,
             labels: BTreeMap::new(),
         }
     }
@@ -341,6 +348,13 @@ mod tests {
         let other =
             insert_network(&tx, &new("mynet", Some("10.99.0.0/16")), &HostRoutes::default(), 9);
         assert!(matches!(other, Err(NetworkError::Exists(_))));
+        let with_nat64 = NewNetwork { nat64: true, ..new("mynet", None) };
+        let other = insert_network(&tx, &with_nat64, &HostRoutes::default(), 9);
+        assert!(matches!(other, Err(NetworkError::Exists(_))));
+        let six = NewNetwork { nat64: true, ..new("six", None) };
+        insert_network(&tx, &six, &HostRoutes::default(), 0).unwrap();
+        assert!(network_named(&tx, "six").unwrap().nat64);
+        assert!(!network_named(&tx, "mynet").unwrap().nat64);
     }
 
     #[test]

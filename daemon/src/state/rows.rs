@@ -30,6 +30,8 @@ pub struct NetworkRow {
     pub mtu: u16,
     /// No way out.
     pub internal: bool,
+    /// IPv4 is reached under 64:ff9b::/96.
+    pub nat64: bool,
     /// The user's own labels.
     pub labels: BTreeMap<String, String>,
     /// RFC 3339, UTC.
@@ -42,7 +44,7 @@ impl NetworkRow {
     /// Columns in the order that [`NetworkRow::read`] expects.
     pub(super) const COLUMNS: &str = "id, uid, name, subnet, gateway, mtu, internal, labels, \
         strftime('%Y-%m-%dT%H:%M:%SZ', created, 'unixepoch'), prefix6, \
-        created";
+        created, nat64";
 
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -60,6 +62,7 @@ impl NetworkRow {
                 _ => Some(parsed(row, 9)?),
             },
             created_at: row.get(10)?,
+            nat64: row.get(11)?,
         })
     }
 
@@ -280,6 +283,7 @@ mod tests {
             prefix6: Some("fd00:0:0:1::/64".parse().unwrap()),
             mtu: 1500,
             internal: false,
+            nat64: false,
             labels: BTreeMap::new(),
             created: String::new(),
             created_at: 0,

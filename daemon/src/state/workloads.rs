@@ -404,6 +404,7 @@ mod tests {
             gateway: None,
             ipv6: Default::default(),
             internal: false,
+            nat64: false,
             labels: Default::default(),
         };
         insert_network(&tx, &small, &Default::default(), 0).unwrap();

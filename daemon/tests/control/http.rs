@@ -87,6 +87,29 @@ fn the_client_and_the_daemon_understand_each_other() {
 }
 
 #[test]
+fn a_network_says_whether_it_has_nat64_and_one_without_a_way_for_it_is_refused() {
+    let served = Served::start("nat64");
+    let client = served.client();
+    let six = CreateNetwork { name: "six".into(), nat64: true, ..CreateNetwork::default() };
+    served.control.block_on(async {
+        assert!(client.create_network(&six).await.unwrap().1.nat64);
+        assert_eq!(client.create_network(&six).await.unwrap().0, Creation::Existing);
+        assert!(!client.network("bridge").await.unwrap().nat64);
+        let other = CreateNetwork { nat64: false, ..six.clone() };
+        let error = client.create_network(&other).await.unwrap_err().to_string();
+        assert!(error.contains("exists already"), "{error}");
+        let bad = CreateNetwork { name: "bad".into(), ..six.clone() };
+        for (request, told) in [
+            (CreateNetwork { internal: true, ..bad.clone() }, "leave out --internal"),
+            (CreateNetwork { enable_ipv6: Some(false), ..bad.clone() }, "leave out --ipv6=false"),
+        ] {
+            let error = client.create_network(&request).await.unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    });
+}
+
+#[test]
 fn networks_are_listed_and_pruned_by_filters() {
     let served = Served::start("filters");
     let client = served.client();

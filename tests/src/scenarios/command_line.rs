@@ -71,6 +71,7 @@ fn networks_are_made_listed_inspected_and_removed(lab: &Lab) {
             { "Subnet": "fd12:3456:789a:7::/64", "Gateway": "fd12:3456:789a:7::1" },
         ] },
         "Internal": false,
+        "LichenNAT64": false,
         "Attachable": true,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
