@@ -17,6 +17,7 @@ mod lab_itself;
 mod leases;
 mod many_flows;
 mod names;
+mod nat64;
 mod networks;
 mod observing;
 mod offload;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         names::SCENARIOS,
         outward::SCENARIOS,
         ipv6::SCENARIOS,
+        nat64::SCENARIOS,
         published::SCENARIOS,
         datagrams::SCENARIOS,
         bad_links::SCENARIOS,
