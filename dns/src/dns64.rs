@@ -45,8 +45,8 @@ pub(crate) enum Lookup {
         /// Seconds.
         longest: u32,
     },
-    /// The name of the IPv4 address that the question's stands for.
-    Pointer,
+    /// The name of this IPv4 address, for which the question's stands.
+    Pointer(Ipv4Addr),
 }
 
 /// What a reply means.
@@ -68,14 +68,14 @@ impl Lookup {
         match question.kind {
             _ if validates && question.checking_disabled => Self::Plain,
             kind::AAAA => Self::Ipv6,
-            kind::PTR if embedded_in(question).is_some() => Self::Pointer,
+            kind::PTR => embedded_in(question).map_or(Self::Plain, Self::Pointer),
             _ => Self::Plain,
         }
     }
 
-    /// What follows when nobody could answer.
+    /// What follows when nobody has answered.
     pub(crate) fn after_failure(self) -> Option<Self> {
-        // RFC 6147 5.1.2: any error but NXDOMAIN is as if there were no AAAA.
+        // RFC 6147 5.1.2, 5.1.3: any error but NXDOMAIN, and silence, are as if there were no AAAA.
         (self == Self::Ipv6).then_some(Self::Ipv4 { longest: TTL })
     }
 
@@ -84,23 +84,19 @@ impl Lookup {
         match self {
             Self::Plain | Self::Ipv6 => message.to_vec(),
             Self::Ipv4 { .. } => with_question(message, question, &question.name, kind::A),
-            Self::Pointer => match embedded_in(question) {
-                Some(ip) => with_question(message, question, &reverse::encoded4(ip), kind::PTR),
-                None => message.to_vec(),
-            },
+            Self::Pointer(ip) => {
+                with_question(message, question, &reverse::encoded4(ip), kind::PTR)
+            }
         }
     }
 
-    /// What a reply means for who asked `question`, which is `query`.
-    pub(crate) fn judge(self, reply: &Message, question: &Question, query: Query) -> Outcome {
+    /// What a reply means for who has asked `query`.
+    pub(crate) fn judge(self, reply: &Message, query: Query) -> Outcome {
         match self {
             Self::Plain => Outcome::AsItIs,
             Self::Ipv6 => judge_ipv6(reply),
             Self::Ipv4 { longest } => Outcome::Answer(synthesized(reply, longest, query)),
-            Self::Pointer => match pointed(reply, question, query) {
-                Some(answer) => Outcome::Answer(answer),
-                None => Outcome::AsItIs,
-            },
+            Self::Pointer(ip) => Outcome::Answer(pointed(reply, ip, query)),
         }
     }
 }
@@ -167,8 +163,8 @@ fn synthesized(reply: &Message, longest: u32, query: Query) -> Message {
 
 /// The answer for a name under ip6.arpa: it is another one for that under in-addr.arpa, whose reply this is (RFC 6147
 /// 5.3.1).
-fn pointed(reply: &Message, question: &Question, query: Query) -> Option<Message> {
-    let other = Name::from_ascii(reverse::name4(embedded_in(question)?)).ok()?;
+fn pointed(reply: &Message, ip: Ipv4Addr, query: Query) -> Message {
+    let other = Name::from_ascii(reverse::name4(ip)).expect("digits, letters and dots");
     let ttl = reply.answers.iter().map(|record| record.ttl).min().unwrap_or(TTL).min(TTL);
     let link = Record::from_rdata(query.name.clone(), ttl, RData::CNAME(CNAME(other)));
     let mut answer = reply.clone();
@@ -176,7 +172,7 @@ fn pointed(reply: &Message, question: &Question, query: Query) -> Option<Message
     answer.metadata.authentic_data = false;
     answer.metadata.authoritative = false;
     answer.answers.insert(0, link);
-    Some(answer)
+    answer
 }
 
 /// The IPv4 address that the address which a question is about stands for.

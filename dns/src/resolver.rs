@@ -5,17 +5,17 @@
 //! the next at once. After [`LIFETIME`], or when every resolver has failed, the answer is SERVFAIL with
 //! an extended error. Equal questions share one exchange, so that a birthday attack finds one target.
 //!
-//! A question may take two lookups (DNS64); both together have the time of one.
+//! A question may take two lookups (DNS64); both together have the time of one, and the first half of it.
+
+mod lookups;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::op::Message;
-
-use crate::answer::{Local, Why, answer, encode, header_only, query_of, refuse};
+use crate::answer::{Local, Why, answer, encode, header_only, refuse};
 use crate::catalog::Catalog;
-use crate::dns64::{Lookup, Outcome};
+use crate::dns64::Lookup;
 use crate::forward::{Judged, Sent, readdress};
 use crate::question::{Code, Question, Rejection};
 use crate::rebinding::{Cleaned, clean};
@@ -226,12 +226,9 @@ impl<T: Copy> Resolver<T> {
             .collect();
         if left.is_empty() {
             if pending.exchanges.is_empty() {
-                match pending.lookup.after_failure() {
-                    Some(lookup) => self.look_up(now, number, lookup),
-                    None => self.end_in_failure(number),
-                }
+                self.give_up(now, number);
             } else {
-                pending.next_ask = pending.started + LIFETIME;
+                pending.next_ask = pending.deadline();
             }
             return;
         }
@@ -301,41 +298,6 @@ impl<T: Copy> Resolver<T> {
         }
     }
 
-    /// Ends a question with a reply, or goes on to the next lookup. `as_it_came` is the reply's own bytes, where nothing
-    /// was taken out of it.
-    fn conclude(&mut self, now: Duration, number: u64, reply: &Message, as_it_came: Option<&[u8]>) {
-        let Some(pending) = self.pending.get(&number) else { return };
-        let Some(Asker { question, .. }) = pending.askers.first() else { return };
-        let outcome = match query_of(question) {
-            Some(query) => pending.lookup.judge(reply, question, query),
-            None => Outcome::AsItIs,
-        };
-        let encoded = match (outcome, as_it_came) {
-            (Outcome::Next(lookup), _) => return self.look_up(now, number, lookup),
-            (Outcome::AsItIs, Some(bytes)) => return self.end(number, bytes),
-            (Outcome::AsItIs, None) => reply.to_vec(),
-            (Outcome::Answer(answer), _) => answer.to_vec(),
-        };
-        match encoded {
-            Ok(bytes) => self.end(number, &bytes),
-            Err(_) => self.end_in_failure(number),
-        }
-    }
-
-    /// Asks anew for something else in the place of the same question, in what is left of its time.
-    fn look_up(&mut self, now: Duration, number: u64, lookup: Lookup) {
-        let Some(pending) = self.pending.get_mut(&number) else { return };
-        let Some(Asker { question, .. }) = pending.askers.first() else { return };
-        pending.message = lookup.message(&pending.message, question);
-        pending.lookup = lookup;
-        pending.asks = 0;
-        pending.failed.clear();
-        for exchange in std::mem::take(&mut pending.exchanges) {
-            self.close(exchange);
-        }
-        self.ask_next(now, number);
-    }
-
     fn give_up_on(&mut self, now: Duration, number: u64, resolver: SocketAddr) {
         if let Some(pending) = self.pending.get_mut(&number) {
             pending.failed.push(resolver);
@@ -349,11 +311,11 @@ impl<T: Copy> Resolver<T> {
             .pending
             .iter()
             .filter(|(_, pending)| pending.poll_timeout() <= now)
-            .map(|(number, pending)| (*number, pending.started + LIFETIME <= now))
+            .map(|(number, pending)| (*number, pending.deadline() <= now))
             .collect();
         for (number, over) in due {
             if over {
-                self.end_in_failure(number);
+                self.give_up(now, number);
             } else {
                 self.ask_next(now, number);
             }
@@ -415,7 +377,13 @@ impl<T: Copy> Resolver<T> {
 
 impl<T> Pending<T> {
     fn poll_timeout(&self) -> Duration {
-        self.next_ask.min(self.started + LIFETIME)
+        self.next_ask.min(self.deadline())
+    }
+
+    /// When its lookup is given up.
+    fn deadline(&self) -> Duration {
+        let followed = self.lookup.after_failure().is_some();
+        self.started + if followed { LIFETIME / 2 } else { LIFETIME }
     }
 }
 

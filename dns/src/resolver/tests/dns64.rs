@@ -193,6 +193,22 @@ fn both_lookups_together_have_the_time_of_one() {
     assert_eq!(talk.answer().metadata.response_code, ResponseCode::ServFail);
 }
 
+/// RFC 6147 5.1.3: some servers answer A alone.
+#[test]
+fn silence_is_as_if_there_were_no_aaaa_after_half_of_the_time() {
+    let mut talk = Talk::about(kind::AAAA);
+    let mut now = Duration::ZERO;
+    while Message::from_vec(&talk.asked[0].2).unwrap().queries[0].query_type == RecordType::AAAA {
+        now = talk.resolver.poll_timeout().expect("it has an end").max(now);
+        talk.resolver.handle_timeout(now);
+        talk.settle();
+    }
+    assert_eq!(now, LIFETIME / 2);
+    assert_eq!(talk.question().1, RecordType::A, "and nothing else any more");
+    talk.has(vec![a("www.example.", 60, "192.0.2.33")]);
+    assert_eq!(texts(&talk.answer()), ["64:ff9b::c000:221"]);
+}
+
 #[test]
 fn ipv4_in_disguise_is_no_address_of_ipv6() {
     let mut talk = Talk::about(kind::AAAA);
@@ -377,4 +393,43 @@ fn the_name_of_an_address_under_the_prefix_is_that_of_the_one_of_ipv4() {
     }
     let talk = Talk::begin(&OPEN, &query(7, &asked, kind::PTR));
     assert_eq!(talk.question().0, format!("{asked}."), "without NAT64 it is just a name");
+}
+
+#[test]
+fn no_mutation_of_a_reply_makes_a_panic_or_a_second_answer() {
+    let pointer = backwards("64:ff9b::192.0.2.33");
+    let mut answered = 0;
+    for seed in 0..5000 {
+        let mut chance = Secrets::new(seed);
+        let (asked, kind) =
+            if seed % 4 == 0 { (pointer.as_str(), kind::PTR) } else { ("www.example", kind::AAAA) };
+        let mut talk = Talk::begin(&NAT64, &query(7, asked, kind));
+        for _ in 0..6 {
+            let Some((exchange, _, message)) = talk.asked.first().cloned() else { break };
+            let mut reply = Message::from_vec(&message).unwrap();
+            reply.metadata.message_type = MessageType::Response;
+            let other = name("33.2.0.192.in-addr.arpa.");
+            reply.answers = vec![
+                cname("www.example.", "cdn.example."),
+                a("cdn.example.", 60, "192.0.2.33"),
+                aaaa("cdn.example.", "::ffff:192.0.2.1"),
+                Record::from_rdata(other, 60, RData::PTR(PTR(name("www.example.")))),
+            ];
+            reply.authorities = vec![soa(300, 300)];
+            let mut bytes = reply.to_vec().unwrap();
+            // Id, question and their like must stay as they are for the rest to be looked at.
+            let kept = if chance.next_u16().is_multiple_of(8) { 0 } else { message.len() };
+            for _ in 0..chance.next_u16() % 4 {
+                let at = kept + usize::from(chance.next_u16()) % (bytes.len() - kept);
+                bytes[at] = chance.next_u16().to_be_bytes()[0];
+            }
+            let mut is_own = |_: IpAddr| false;
+            let reply = Reply::Message(&bytes);
+            talk.resolver.handle_reply(Duration::ZERO, exchange, reply, &mut is_own);
+            talk.settle();
+        }
+        assert!(talk.answers.len() <= 1, "seed {seed}");
+        answered += talk.answers.len();
+    }
+    assert!(answered > 2000, "most mutations leave a reply: {answered}");
 }
