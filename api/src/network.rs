@@ -172,7 +172,7 @@ pub struct CreateNetwork {
     #[serde(default)]
     pub internal: bool,
     /// Members reach IPv4 under 64:ff9b::/96 (NAT64, DNS64). Needs IPv6 and a way out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nat64: bool,
     /// The user's own labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

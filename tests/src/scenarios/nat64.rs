@@ -56,6 +56,9 @@ fn a_workload_reaches_ipv4_over_ipv6_by_address_and_by_name(lab: &Lab) {
     assert_eq!(backwards, "1.2.0.192.in-addr.arpa.\noutside.example.\n");
     let page = on_six(lab, "curl -6 -sS http://outside.example/");
     assert_eq!(page, "hello from outside\n");
+    // Who has both families goes on over IPv4, as RFC 6724 has it for a source that is a ULA.
+    let over = on_six(lab, "curl -sS -o /dev/null -w '%{remote_ip}' http://outside.example/");
+    assert_eq!(over, UPSTREAM);
 
     let bytes = "seq 2000000";
     let expected = lab.host().sh(&format!("{bytes} | md5sum"));
