@@ -141,6 +141,18 @@ fn a_closed_udp_port_is_refused_in_both_directions(lab: &Lab) {
 
 /// A third machine behind the upstream, so that there is a router in between.
 fn traceroute_shows_the_gateway_and_every_router(lab: &Lab) {
+    let behind = put_a_machine_behind(lab);
+    for kind in ["", "-I"] {
+        let script = format!("busybox traceroute -n -q 1 -w 3 -m 6 {kind} {behind}");
+        let shown = lab.in_workload(&script);
+        let hops: Vec<&str> =
+            shown.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert_eq!(hops, ["10.88.0.1", UPSTREAM, behind], "{kind}\n{shown}");
+    }
+}
+
+/// Puts a machine behind the upstream, which becomes its router, and answers its address.
+pub(super) fn put_a_machine_behind(lab: &Lab) -> &'static str {
     let behind = "203.0.113.2";
     lab.upstream().sh(&format!(
         "unshare --net sleep 600 </dev/null >/dev/null 2>&1 & pid=$!
@@ -155,13 +167,7 @@ fn traceroute_shows_the_gateway_and_every_router(lab: &Lab) {
              ip link set eth0 up
              ip route add default via 203.0.113.1'"
     ));
-    for kind in ["", "-I"] {
-        let script = format!("busybox traceroute -n -q 1 -w 3 -m 6 {kind} {behind}");
-        let shown = lab.in_workload(&script);
-        let hops: Vec<&str> =
-            shown.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
-        assert_eq!(hops, ["10.88.0.1", UPSTREAM, behind], "{kind}\n{shown}");
-    }
+    behind
 }
 
 /// More than one call carries them; all but a few arrive.

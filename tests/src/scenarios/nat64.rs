@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use super::datagrams::put_a_machine_behind;
 use crate::lab::address::{FAR, HOST, UPSTREAM};
 use crate::lab::{Background, Lab, Outcome, eventually, run};
 use crate::runner::scenarios;
@@ -11,6 +12,7 @@ use crate::vm::Guest;
 scenarios![
     a_workload_reaches_ipv4_over_ipv6_by_address_and_by_name,
     what_is_closed_over_ipv4_is_closed_by_nat64_and_what_fails_is_told,
+    each_router_on_the_way_is_shown_under_the_prefix,
     a_network_keeps_its_nat64_and_the_others_have_none,
     a_virtual_machine_with_ipv6_alone_is_told_the_prefix_and_reaches_ipv4,
 ];
@@ -108,6 +110,9 @@ fn what_is_closed_over_ipv4_is_closed_by_nat64_and_what_fails_is_told(lab: &Lab)
     attempt(lab, &format!("curl -gsS -m 20 'http://[64:ff9b::{other}]/'")).exits(7);
     // Nobody listens; a narrow way; no way.
     attempt(lab, &format!("curl -gsS -m 20 'http://[64:ff9b::{UPSTREAM}]:81/'")).exits(7);
+    let program = lab.path("bin/lichen-lab").display().to_string();
+    let said = on_six(lab, &format!("{program} peer say '[64:ff9b::{UPSTREAM}]:5399' hello"));
+    assert_eq!(said, "refused\n");
     lab.host().sh("ip link set uplink mtu 1400");
     lab.upstream().sh("ip link set downlink mtu 1400");
     let said = on_six(lab, &format!("ping -6 -c4 -i0.3 -W2 -s 1430 64:ff9b::{UPSTREAM}"));
@@ -118,6 +123,19 @@ fn what_is_closed_over_ipv4_is_closed_by_nat64_and_what_fails_is_told(lab: &Lab)
     assert!(refused.took < Duration::from_secs(10), "an answer, not silence: {refused:?}");
     let told = attempt(lab, &format!("ping -6 -c1 -W5 64:ff9b::{FAR}")).exits(1);
     assert!(told.out.contains("unreachable") || told.out.contains("No route"), "{told:?}");
+}
+
+/// What traceroute sees, by ping: Busybox's reads more of its datagrams than an error of ours quotes.
+fn each_router_on_the_way_is_shown_under_the_prefix(lab: &Lab) {
+    create(lab);
+    let behind = put_a_machine_behind(lab);
+    let ping = |hops: u8| attempt(lab, &format!("ping -6 -n -c1 -W3 -t{hops} 64:ff9b::{behind}"));
+    let gateway = ping(1).exits(1).out;
+    assert!(gateway.contains("From fd") && gateway.contains("::1 icmp_seq=1 Time"), "{gateway}");
+    let router = ping(2).exits(1).out;
+    assert!(router.contains("From 64:ff9b::c000:201 icmp_seq=1 Time exceeded"), "{router}");
+    let there = ping(3).success();
+    assert!(there.contains("from 64:ff9b::cb00:7102: icmp_seq=1"), "{there}");
 }
 
 fn a_network_keeps_its_nat64_and_the_others_have_none(lab: &Lab) {
