@@ -277,8 +277,9 @@ pub(crate) struct RmPort {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Any command starts the daemon when none runs; there is no need to do it by hand.
-Whatever starts it may say LICHEN_LOG (what is logged), LICHEN_WORKERS (threads that carry frames, 1) and
-LICHEN_BUSY_POLL_US (for how long each looks for more before it sleeps, 0).
+Whatever starts it may say LICHEN_LOG (what is logged), LICHEN_WORKERS (threads that carry
+frames; half of the cores, 1 to 4) and LICHEN_BUSY_POLL_US (for how long each looks for more before
+it sleeps; 0).
 
 Examples:
   lichen daemon

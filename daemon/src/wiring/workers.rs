@@ -1,6 +1,7 @@
 //! How the workers that carry the frames run, as whatever starts them says.
 
 use std::ffi::OsString;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// How many there are. Sixteen are more than anybody needs; between each two there are queues.
@@ -9,7 +10,7 @@ const WORKERS: Setting = Setting {
     meaning: "how many workers carry frames",
     least: 1,
     most: 16,
-    unsaid: 1,
+    unsaid: || usual(available_parallelism().map_or(1, usize::from)),
 };
 /// How long each looks for more before it sleeps. A millisecond is far beyond any answer that is worth it.
 const BUSY_POLL: Setting = Setting {
@@ -17,8 +18,14 @@ const BUSY_POLL: Setting = Setting {
     meaning: "for how many microseconds a worker looks for more before it sleeps",
     least: 0,
     most: 1000,
-    unsaid: 0,
+    unsaid: || 0,
 };
+
+/// How many workers there are where nobody says: half as many as cores, whose other half is the workloads', since on cores
+/// that they share a second worker wins nothing. More than four have not been measured.
+fn usual(cores: usize) -> u16 {
+    u16::try_from((cores / 2).clamp(1, 4)).expect("at most four")
+}
 
 /// What is wanted of a datapath that starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +66,7 @@ struct Setting {
     least: u16,
     most: u16,
     /// What it is when nothing is said.
-    unsaid: u16,
+    unsaid: fn() -> u16,
 }
 
 impl Setting {
@@ -68,7 +75,7 @@ impl Setting {
     }
 
     fn parse(&self, said: Option<OsString>) -> Result<u16, Invalid> {
-        let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok(self.unsaid) };
+        let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok((self.unsaid)()) };
         let number = said.to_str().and_then(|said| said.parse().ok());
         let &Self { variable, meaning, least, most, .. } = self;
         let number = number.filter(|number| (least..=most).contains(number));
@@ -81,9 +88,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn half_of_the_cores_are_left_to_the_workloads() {
+        let cases = [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (8, 4), (64, 4)];
+        for (cores, workers) in cases {
+            assert_eq!(usual(cores), workers, "{cores}");
+        }
+    }
+
+    #[test]
     fn a_number_within_bounds_is_taken_and_anything_else_refused() {
+        let cores = available_parallelism().map_or(1, usize::from);
         let cases = [
-            (WORKERS, 1, ["1", "16"], "1 to 16", ["0", "17", "-1", "two", "2 ", "65537"]),
+            (
+                WORKERS,
+                usual(cores),
+                ["1", "16"],
+                "1 to 16",
+                ["0", "17", "-1", "two", "2 ", "65537"],
+            ),
             (
                 BUSY_POLL,
                 0,

@@ -226,10 +226,17 @@ fn pasta<'a>(family: Family, mtu: &'a str, tcp_ports: &'a str) -> [&'a str; 15] 
 
 /// slirp4netns serves a namespace that exists, so one is made first; it ends with its program.
 fn slirp(family: Family, program: &str) -> String {
-    let more = if family == Family::V4 { "" } else { "--enable-ipv6" };
+    // By IPv6 the namespace makes its own address, once it has heard the router and that nobody else has that address.
+    let (more, up) = match family {
+        Family::V4 => ("", "ip link show tap0 up 2>/dev/null | grep -q UP"),
+        Family::V6 => (
+            "--enable-ipv6",
+            "ip -6 addr show tap0 scope global -tentative 2>/dev/null | grep -q inet6",
+        ),
+    };
     format!(
         "unshare --user --map-root-user --net sh -c \
-           'until ip link show tap0 up 2>/dev/null | grep -q UP; do sleep 0.02; done; sleep 0.2; {program}' &
+           'until {up}; do sleep 0.02; done; sleep 0.2; {program}' &
          inside=$!
          until test \"$(readlink /proc/$inside/ns/net)\" != \"$(readlink /proc/$$/ns/net)\"; do sleep 0.02; done
          slirp4netns --configure --mtu=65520 --disable-dns {more} $inside tap0 >/dev/null 2>&1 &

@@ -219,7 +219,6 @@ fn token(slot: u16, index: usize) -> Token {
     Token { port: slot, kind: TokenKind::Tcp, index }
 }
 
-/// Tells the guest that its SYN came to nothing, as a real network would.
 /// Where nobody listens on the host's loopback of IPv4, somebody may on that of IPv6: many development servers bind to
 /// what `localhost` means first.
 fn connect_again<P: Port, H: Host>(
@@ -237,6 +236,7 @@ fn connect_again<P: Port, H: Host>(
     Some((stream, to))
 }
 
+/// Tells the guest that its SYN came to nothing, as a real network would.
 fn refuse<P: Port, H>(
     cx: &mut FlowContext<'_, P, H>,
     key: &FlowKey,
