@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{Offloads, Port, Transmit};
+use super::{Front, Offloads, Passed, Port, Transmit};
 use crate::counters::{Counters, DropReason};
 use crate::frame::offload;
 use crate::frame::vnet_header::{GsoKind, PartialChecksum, VNET_LEN, VnetHeader};
@@ -130,11 +130,32 @@ pub fn deliver_whole<P: Port>(
     frame: &mut [u8],
     checksum: Option<PartialChecksum>,
 ) -> Transmit {
-    if let (Some(partial), Offloads::None) = (checksum, port.offloads()) {
+    if let Some(partial) = left_to_us(port, checksum) {
         offload::complete_checksum(&mut frame[VNET_LEN..], partial);
         frame[..VNET_LEN].copy_from_slice(&VnetHeader::default().emit());
     }
     transmit(port, counters, frame)
+}
+
+/// The same for one that `from` has just shown, without taking it from there first; where that can be done.
+#[inline(always)]
+pub fn pass_whole<P: Port>(
+    from: &mut P,
+    (port, counters): (&mut P, &mut Counters),
+    front: &Front,
+    checksum: Option<PartialChecksum>,
+) -> Passed {
+    if left_to_us(port, checksum).is_some() || from.pass(front, port) == Passed::No {
+        return Passed::No;
+    }
+    count(counters, Transmit::Sent, front.frame_len - VNET_LEN);
+    Passed::Sent
+}
+
+/// The checksum that a receiver does not complete itself.
+#[inline(always)]
+fn left_to_us<P: Port>(port: &P, checksum: Option<PartialChecksum>) -> Option<PartialChecksum> {
+    checksum.filter(|_| port.offloads() == Offloads::None)
 }
 
 #[inline(never)]

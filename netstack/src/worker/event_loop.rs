@@ -189,7 +189,7 @@ impl<P: Port, N: NameService> WorkerLoop<P, N> {
             let now = self.now();
             let mut found = !events.is_empty() || self.worker.has_crossings();
             self.worker.handle_crossings();
-            found |= self.busy_poll.is_on() && self.worker.poll_ports(now);
+            found |= self.worker.poll_ports(now);
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else { continue };
                 match token.kind {

@@ -53,12 +53,10 @@ impl<P: Port, H: Host, N: NameService> Worker<P, H, N> {
     /// [`Worker::is_busy`] asks then.
     pub fn end_polling(&mut self) {
         while let Some(slot) = self.polling.slots.pop() {
-            let token = Token { port: slot, kind: TokenKind::Frames, index: 0 };
             if let Some(Some(open)) = self.slots.get_mut(usize::from(slot))
                 && open.end_polling()
-                && !self.again.contains(&token)
             {
-                self.again.push(token);
+                self.again.push(Token { port: slot, kind: TokenKind::Frames, index: 0 });
             }
         }
     }

@@ -18,8 +18,8 @@ use crate::gateway::names::{self, NameService};
 use crate::gateway::{Gateway, GatewayContext, Refusal, flow};
 use crate::host::{Host, Stream, Token, TokenKind};
 use crate::ids::MacAddr;
-use crate::port::to_guest::{ToGuest, deliver, deliver_whole};
-use crate::port::{Front, Offloads, Passed, Port};
+use crate::port::to_guest::{ToGuest, deliver, deliver_whole, pass_whole};
+use crate::port::{Front, Passed, Port};
 use crate::switch::addresses::{Claim, OwnAddresses};
 use crate::switch::directory::{Directory, Location, NetworkView};
 use crate::switch::fast_lane::Passage;
@@ -252,17 +252,16 @@ impl<P: Port, H: Host> Slot<P, H> {
         receiver: &mut Self,
         checksum: Option<PartialChecksum>,
     ) -> Passed {
-        let is_to_be_completed = checksum.is_some() && receiver.io.offloads() == Offloads::None;
-        if self.own_mac != OwnMac::Right || is_to_be_completed {
+        // Until its own address is known, what it uses is told on the way of all frames.
+        if self.own_mac != OwnMac::Right {
             return Passed::No;
         }
-        if self.io.pass(front, &mut receiver.io) == Passed::No {
-            return Passed::No;
+        let to = (&mut receiver.io, &mut receiver.counters);
+        let passed = pass_whole(&mut self.io, to, front, checksum);
+        if passed == Passed::Sent {
+            self.count(front.frame_len);
         }
-        self.count(front.frame_len);
-        receiver.counters.frames_to_guest += 1;
-        receiver.counters.bytes_to_guest += (front.frame_len - VNET_LEN) as u64;
-        Passed::Sent
+        passed
     }
 
     /// Judges a frame of the guest and handles it, unless it is for another port.

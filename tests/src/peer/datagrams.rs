@@ -1,7 +1,7 @@
 //! Ends of UDP conversations.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Much longer than any answer takes.
@@ -20,12 +20,7 @@ pub(super) fn tell(port: &str) -> io::Result<()> {
 
 /// Says something and prints what is answered, or how it was refused.
 pub(super) fn say(address: &str, text: &str) -> io::Result<()> {
-    let any: IpAddr = if address.starts_with('[') {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind(if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = vec![0; 65_535];

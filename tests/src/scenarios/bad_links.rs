@@ -5,6 +5,7 @@ use std::time::Duration;
 use lichen_netstack::testing::impair::{ImpairedLink, Impairment};
 use lichen_netstack::testing::shaper::Shaping;
 
+use super::outward::bytes_arrive_whole;
 use crate::lab::address::{HOST, UPSTREAM};
 use crate::lab::{Background, Direction, Lab, eventually, run, run_within, within};
 use crate::runner::scenarios;
@@ -21,19 +22,10 @@ fn direction(impairment: Impairment, delay: Duration, seed: u64) -> Direction {
 }
 
 fn transfers_arrive_whole(lab: &Lab, bytes: &str) {
-    let expected = lab.host().sh(&format!("({bytes}) | md5sum"));
-    let _hasher =
-        lab.upstream().start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "md5sum"]);
-    let source = ["busybox", "nc", "-l", "-p", "7002", "-e", "sh", "-c", bytes];
-    let _source = lab.upstream().start_in_background(&source);
-    lab.upstream().sh("until busybox netstat -ltn | grep -q :7001; do sleep 0.05; done");
-    lab.upstream().sh("until busybox netstat -ltn | grep -q :7002; do sleep 0.05; done");
     let limit = Duration::from_secs(120);
-    let up = format!("({bytes}) | nc -N {UPSTREAM} 7001");
-    let up = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &up])).success();
-    let down = format!("nc -d {UPSTREAM} 7002 | md5sum");
-    let down = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &down])).success();
-    assert_eq!((up, down), (expected.clone(), expected));
+    bytes_arrive_whole(lab, bytes, UPSTREAM, |script| {
+        run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", script])).success()
+    });
 }
 
 /// One frame in a hundred is lost each way, and there and back takes 20 ms.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::outward::bytes_arrive_whole;
 use crate::lab::address::{FAR6, HOST6, UPSTREAM6};
 use crate::lab::{Lab, eventually, run};
 use crate::runner::scenarios;
@@ -178,16 +179,7 @@ fn a_network_has_the_ipv6_subnet_that_was_asked_for_or_none(lab: &Lab) {
 }
 
 fn bytes_arrive_whole_over_ipv6_in_both_directions(lab: &Lab) {
-    let bytes = "seq 20000000";
-    let expected = lab.host().sh(&format!("{bytes} | md5sum"));
-    let _hasher =
-        lab.upstream().start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "md5sum"]);
-    let source = ["busybox", "nc", "-l", "-p", "7002", "-e", "sh", "-c", bytes];
-    let _source = lab.upstream().start_in_background(&source);
-    lab.upstream().sh("until busybox netstat -ltn | grep -q :7002; do sleep 0.05; done");
-    let up = lab.in_workload(&format!("{bytes} | nc -N {UPSTREAM6} 7001"));
-    let down = lab.in_workload(&format!("nc -d {UPSTREAM6} 7002 | md5sum"));
-    assert_eq!((up, down), (expected.clone(), expected));
+    bytes_arrive_whole(lab, "seq 20000000", UPSTREAM6, |script| lab.in_workload(script));
 }
 
 fn a_virtual_machine_makes_its_own_address_and_is_found_by_it(lab: &Lab) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::datagrams::put_a_machine_behind;
+use super::outward::bytes_arrive_whole;
 use crate::lab::address::{FAR, HOST, UPSTREAM};
 use crate::lab::{Background, Lab, Outcome, eventually, run};
 use crate::runner::scenarios;
@@ -62,16 +63,7 @@ fn a_workload_reaches_ipv4_over_ipv6_by_address_and_by_name(lab: &Lab) {
     let over = on_six(lab, "curl -sS -o /dev/null -w '%{remote_ip}' http://outside.example/");
     assert_eq!(over, UPSTREAM);
 
-    let bytes = "seq 2000000";
-    let expected = lab.host().sh(&format!("{bytes} | md5sum"));
-    let _hasher =
-        lab.upstream().start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "md5sum"]);
-    let source = ["busybox", "nc", "-l", "-p", "7002", "-e", "sh", "-c", bytes];
-    let _source = lab.upstream().start_in_background(&source);
-    lab.upstream().sh("until busybox netstat -ltn | grep -q :7002; do sleep 0.05; done");
-    let up = on_six(lab, &format!("{bytes} | nc -N {server} 7001"));
-    let down = on_six(lab, &format!("nc -d {server} 7002 | md5sum"));
-    assert_eq!((up, down), (expected.clone(), expected));
+    bytes_arrive_whole(lab, "seq 2000000", &server, |script| on_six(lab, script));
 
     let talk = format!("iperf3 -c {server} -t 5 -i 0");
     let words = ["run", "--name", "busy", "--network", "six", "--", "sh", "-c", &talk];

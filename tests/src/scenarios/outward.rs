@@ -56,22 +56,34 @@ fn a_gibibyte_arrives_whole_in_both_directions(lab: &Lab) {
     let part = lab.path("part");
     lab.host().sh(&format!("seq 8000000 >{0} && chmod 644 {0}", part.display()));
     let bytes = format!("for i in $(seq 18); do echo part $i; cat {}; done", part.display());
-    let bytes = bytes.as_str();
     let limit = Duration::from_secs(180);
-    let expected =
-        run_within(limit, Command::new("sh").args(["-c", &format!("({bytes}) | md5sum")]));
-    let expected = expected.success();
+    bytes_arrive_whole(lab, &bytes, UPSTREAM, |script| {
+        run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", script])).success()
+    });
+}
+
+/// What the script `bytes` prints arrives whole outside and from there, `inside` a workload that finds the upstream as
+/// `server`.
+#[track_caller]
+pub(super) fn bytes_arrive_whole(
+    lab: &Lab,
+    bytes: &str,
+    server: &str,
+    inside: impl Fn(&str) -> String,
+) {
+    let mut hash = Command::new("sh");
+    hash.args(["-c", &format!("({bytes}) | md5sum")]);
+    let expected = run_within(Duration::from_secs(180), &mut hash).success();
     let _hasher =
         lab.upstream().start_in_background(&["busybox", "nc", "-l", "-p", "7001", "-e", "md5sum"]);
     let source = ["busybox", "nc", "-l", "-p", "7002", "-e", "sh", "-c", bytes];
     let _source = lab.upstream().start_in_background(&source);
-    lab.upstream().sh("until busybox netstat -ltn | grep -q :7002; do sleep 0.05; done");
-
-    let up = format!("({bytes}) | nc -N {UPSTREAM} 7001");
-    let up = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &up])).success();
-    let down = format!("nc -d {UPSTREAM} 7002 | md5sum");
-    let down = run_within(limit, &mut lab.lichen(["run", "--", "sh", "-c", &down])).success();
-
+    for port in [7001, 7002] {
+        let listens = format!("busybox netstat -ltn | grep -q :{port}");
+        lab.upstream().sh(&format!("until {listens}; do sleep 0.05; done"));
+    }
+    let up = inside(&format!("({bytes}) | nc -N {server} 7001"));
+    let down = inside(&format!("nc -d {server} 7002 | md5sum"));
     assert_eq!((up, down), (expected.clone(), expected));
 }
 

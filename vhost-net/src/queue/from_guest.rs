@@ -102,6 +102,7 @@ impl FromGuest {
     /// Has the guest kick again. True if something waits already, of which it has not told.
     pub fn want_kicks(&mut self) -> bool {
         self.kicks = Kicks::Wanted;
+        self.ring.want_kicks();
         self.ring.known() > 0 || self.ring.ask_for_kick(0) != Ok(0)
     }
 

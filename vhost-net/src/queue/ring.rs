@@ -113,14 +113,17 @@ impl Ring {
         }
     }
 
+    /// Takes that back, as far as a flag says it: the event index is said when [a kick is asked for](Ring::ask_for_kick).
+    pub(super) fn want_kicks(&self) {
+        if self.features.notices == Notices::Flags {
+            self.memory.set_used_flags(0);
+        }
+    }
+
     /// Asks for a kick once more than `known` heads wait, and returns how many wait after asking.
     pub(super) fn ask_for_kick(&mut self, known: u16) -> Result<u16, RingError> {
-        match self.features.notices {
-            Notices::EventIndex => {
-                self.memory.set_kick_wish(self.next_available.wrapping_add(known));
-            }
-            Notices::Flags if self.memory.used_flags() != 0 => self.memory.set_used_flags(0),
-            Notices::Flags => {}
+        if self.features.notices == Notices::EventIndex {
+            self.memory.set_kick_wish(self.next_available.wrapping_add(known));
         }
         // The wish must be out before the index is read again, or a kick is lost.
         fence(Ordering::SeqCst);

@@ -30,10 +30,12 @@ const BUFFER_LEN: u32 = 1536;
 /// One frame out of one ring, through a buffer, and into another, both of which the guest then sees.
 fn from_ring_to_ring(frame_len: usize) -> Step {
     let mut buffer = vec![0; MAX_FRAME];
-    carried(frame_len, move |from_guest, to_guest| {
-        let len = from_guest.receive(&mut buffer).expect("a sound ring").expect("a frame waits");
-        assert_eq!(to_guest.transmit(&buffer[..len]), Ok(Delivered::Sent));
-    })
+    carried(frame_len, move |from_guest, to_guest| by_buffer(&mut buffer, from_guest, to_guest))
+}
+
+fn by_buffer(buffer: &mut [u8], from_guest: &mut FromGuest, to_guest: &mut ToGuest) {
+    let len = from_guest.receive(buffer).expect("a sound ring").expect("a frame waits");
+    assert_eq!(to_guest.transmit(&buffer[..len]), Ok(Delivered::Sent));
 }
 
 /// The same without the buffer, but for its front.
@@ -66,10 +68,7 @@ fn carried(
         assert!(sender.take_used().is_some() && receiver.take_used().is_some());
     };
     // The first look at each ring's buffers finds where they lie, and goes by a buffer.
-    step(&mut |from_guest, to_guest| {
-        let mut buffer = vec![0; MAX_FRAME];
-        let len = from_guest.receive(&mut buffer).expect("a sound ring").expect("a frame waits");
-        assert_eq!(to_guest.transmit(&buffer[..len]), Ok(Delivered::Sent));
-    });
+    let mut buffer = vec![0; MAX_FRAME];
+    step(&mut |from_guest, to_guest| by_buffer(&mut buffer, from_guest, to_guest));
     Box::new(move || step(&mut carry))
 }
